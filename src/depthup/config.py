@@ -1,0 +1,235 @@
+"""The recipe: every setting of a run, typed, documented and checked.
+
+A recipe is a YAML file; each key is a field below. The line under a field is its documentation, shown by `--help`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, Optional, Union
+
+AUDIO_MARKER = "<|audio|>"
+"""Stands in a prompt for one audio piece; the processor replaces it by one placeholder id per speech frame."""
+
+Method = Literal["full", "lora", "depth_upscale", "depth_upscale+lora"]
+Layer = Literal["transformer", "e_branchformer"]
+Scope = Literal["speech", "from_speech", "all"]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass
+class EncoderConfig:
+    """What turns audio into speech frames for the LLM."""
+
+    name: str = "fbank"
+    """`fbank` (log-mel and convolutions, trained from scratch), or a Hugging Face audio encoder: hub id or directory."""
+    train: bool = False
+    """Train a Hugging Face encoder too. `fbank` always trains."""
+    frame_rate: float = 12.5
+    """Speech frames per second that enter the LLM."""
+    pad_to_30s: bool = False
+    """Pad every clip to 30 s as Whisper was trained; false is many times faster on short clips."""
+    num_mel_bins: int = 80
+    """Mel bins of `fbank`."""
+    width: int = 256
+    """Channels of the `fbank` convolutions."""
+
+    def __post_init__(self) -> None:
+        _require(self.frame_rate > 0, f"encoder.frame_rate must be positive, not {self.frame_rate}")
+        _require(self.num_mel_bins > 0 and self.width > 0, "encoder.num_mel_bins and encoder.width must be positive")
+
+
+@dataclass
+class UpscaleConfig:
+    """Which layers are inserted, where, and which positions they change."""
+
+    layer: Layer = "e_branchformer"
+    """Kind of inserted layer."""
+    num_layers: int = 8
+    """How many layers are inserted."""
+    placement: Union[Literal["even", "bottom", "top"], list[int]] = "even"
+    """Where: a word, or for each inserted layer the index of the base layer it follows, e.g. `[0, 7, 15]`."""
+    scope: Scope = "speech"
+    """Positions an inserted layer changes: `speech` only, everything `from_speech` on, or `all`."""
+    init: Literal["copy", "random"] = "copy"
+    """Start attention, feed-forward and norms from the base layer below where shapes allow, or at random."""
+    style: Literal["llm", "espnet"] = "llm"
+    """E-Branchformer parts: the LLM's (RMSNorm, gated feed-forward, rotary), or ESPnet's (LayerNorm, biases)."""
+    width: Optional[int] = None
+    """Width of an E-Branchformer layer; default the base's. Another width adds projections in and out."""
+    feed_forward_width: Optional[int] = None
+    """Inner width of the E-Branchformer's feed-forwards; default the base's, scaled with `width`."""
+    cgmlp_width: Optional[int] = None
+    """Inner width of the E-Branchformer's convolutional gating MLP; default 8/3 of `width`."""
+    kernel_size: int = 15
+    """Frames the E-Branchformer's depthwise convolutions see, an odd number."""
+    num_heads: Optional[int] = None
+    """Attention heads of an E-Branchformer; default as many as the base's head size allows."""
+    dropout: float = 0.0
+    """Dropout inside E-Branchformer layers."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_layers >= 1, f"upscale.num_layers must be at least 1, not {self.num_layers}")
+        _require(self.kernel_size % 2 == 1, f"upscale.kernel_size must be odd, not {self.kernel_size}")
+        _require(0 <= self.dropout < 1, f"upscale.dropout must be in [0, 1), not {self.dropout}")
+
+
+@dataclass
+class LoraConfig:
+    """Low-rank adapters on the base's linears (PEFT)."""
+
+    rank: int = 16
+    """Rank of the update."""
+    alpha: float = 32.0
+    """Scale of the update: alpha / rank."""
+    dropout: float = 0.0
+    """Dropout before the adapters."""
+    speech_only: bool = False
+    """Switch the adapters off for sequences without speech, so that text-only behaviour stays the base's."""
+
+
+@dataclass
+class DataConfig:
+    """Where recordings come from and how they are batched."""
+
+    train: Union[str, list[str]] = field(default_factory=list)
+    """JSONL manifest, Lhotse manifest or Shar directory, Hugging Face dataset (`name:split`) or directory; or a list."""
+    validation: Optional[str] = None
+    """As `train`; WER is measured on it during training."""
+    audio_field: str = "audio"
+    """Field or column with the audio."""
+    text_field: str = "text"
+    """Field or column with the transcript."""
+    batch_seconds: float = 60.0
+    """Seconds of audio per batch, on each device."""
+    max_batch_clips: int = 256
+    """Most clips in a batch."""
+    num_buckets: int = 10
+    """Duration buckets; clips of a batch come from one bucket."""
+    shuffle_buffer: int = 20000
+    """Clips held in memory to shuffle from."""
+    min_duration: float = 0.1
+    """Shorter clips (seconds) are skipped."""
+    max_duration: float = 30.0
+    """Longer clips (seconds) are skipped."""
+    num_workers: int = 0
+    """Processes that load audio; 0 loads in the training process."""
+    strict: bool = False
+    """Stop at the first bad clip instead of skipping and counting it."""
+
+    def __post_init__(self) -> None:
+        _require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
+        _require(self.min_duration < self.max_duration, "data.min_duration must be below data.max_duration")
+
+
+@dataclass
+class AugmentConfig:
+    """Changes made at random to training audio; all off by default."""
+
+    speed: list[float] = field(default_factory=list)
+    """Lowest and highest speed factor, e.g. `[0.9, 1.1]`; pitch and formants move along."""
+    gain_db: list[float] = field(default_factory=list)
+    """Lowest and highest gain in decibels."""
+    tilt_db: float = 0.0
+    """Most that a random smooth filter raises or lowers the ends of the spectrum, in decibels."""
+    noise: Optional[str] = None
+    """`white`, or a manifest of noise recordings (as `data.train`, without text)."""
+    noise_snr_db: list[float] = field(default_factory=lambda: [10.0, 40.0])
+    """Lowest and highest signal-to-noise ratio in decibels."""
+    noise_prob: float = 0.5
+    """Share of clips that get noise."""
+    time_masks: int = 0
+    """SpecAugment: masks along time."""
+    time_mask_seconds: float = 0.2
+    """SpecAugment: longest time mask; never more than a fifth of the clip."""
+    freq_masks: int = 0
+    """SpecAugment: masks along frequency."""
+    freq_mask_bins: int = 15
+    """SpecAugment: widest frequency mask in mel bins."""
+
+    def __post_init__(self) -> None:
+        for name in ("speed", "gain_db", "noise_snr_db"):
+            value = getattr(self, name)
+            _require(len(value) in (0, 2), f"augment.{name} needs two numbers, lowest and highest, not {value}")
+        _require(all(s > 0 for s in self.speed), f"augment.speed must be positive, not {self.speed}")
+
+
+@dataclass
+class TrainConfig:
+    """Optimisation, evaluation during training, and checkpoints."""
+
+    max_steps: int = 1000
+    """Optimizer steps with the LM loss, after `ctc_warmup_steps`."""
+    learning_rate: float = 5e-4
+    """Peak rate of the LLM's trained weights (inserted layers, adapters, or all)."""
+    speech_learning_rate: float = 1e-3
+    """Peak rate of projector, CTC head and `fbank` encoder."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    warmup_steps: int = 20
+    """Steps of linear warm-up."""
+    lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
+    """Decay after the warm-up."""
+    max_grad_norm: float = 1.0
+    """Gradient clipping."""
+    gradient_accumulation_steps: int = 1
+    """Batches per optimizer step."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    ctc_weight: float = 0.0
+    """Weight of a byte CTC loss on the speech states; 0 turns it off."""
+    ctc_warmup_steps: int = 0
+    """Steps before the others that train the speech stack with CTC alone, in the lower layers only."""
+    ctc_rate: float = 50.0
+    """CTC outputs per second; bytes per second it can spell."""
+    logging_steps: int = 5
+    """Steps between progress lines."""
+    eval_steps: int = 100
+    """Steps between measurements of validation WER; 0 measures at the end only."""
+    eval_clips: int = 100
+    """Clips of the validation set used during training."""
+    save_steps: int = 100
+    """Steps between checkpoints."""
+    save_total_limit: int = 2
+    """Checkpoints kept."""
+    report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
+    """Trackers of the Hugging Face Trainer."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_steps >= 1, f"train.max_steps must be at least 1, not {self.max_steps}")
+        _require(self.ctc_weight >= 0, f"train.ctc_weight must not be negative, not {self.ctc_weight}")
+
+
+@dataclass
+class Recipe:
+    """Everything about a run."""
+
+    output_dir: str = "runs/depthup"
+    """Where checkpoints and logs go. A run that stands there already is resumed."""
+    base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
+    """The text LLM: hub id or local directory."""
+    base_revision: Optional[str] = None
+    """Branch, tag or commit on the hub."""
+    base_config: Optional[str] = None
+    """A `config.json` of the base, to print plans without its weights; relative to the recipe."""
+    method: Method = "depth_upscale"
+    """What is adapted: `full`, `lora`, `depth_upscale`, or `depth_upscale+lora`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Number format of frozen weights and of the arithmetic; auto is bfloat16 on GPUs that have it, else float32."""
+    seed: int = 0
+    """Seed of initial weights, data order and augmentation."""
+    prompt: str = f"{AUDIO_MARKER}Transcript:"
+    """Prompt before the transcript; `<|audio|>` stands for the recording."""
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    upscale: UpscaleConfig = field(default_factory=UpscaleConfig)
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+
+    def __post_init__(self) -> None:
+        _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
