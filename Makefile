@@ -1,0 +1,32 @@
+# Every target but clean builds .venv first when it is missing or older than its inputs.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/installed
+
+.PHONY: install quickstart test test-slow check clean
+
+install: $(STAMP)
+
+# torch goes first and exactly: an open range may fetch another build with several GB of GPU libraries.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install torch==2.13.0
+	$(BIN)/python -m pip install -c constraints.txt -e '.[quickstart,test,dev]'
+	touch $@
+
+quickstart: $(STAMP)
+	$(BIN)/depthup quickstart
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
