@@ -1,0 +1,60 @@
+"""The base model: finding it, loading it, and knowing it again."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Optional
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+
+from depthup.errors import UserError
+
+
+def resolve_dtype(policy: str) -> torch.dtype:
+    """`auto` is bfloat16 on GPUs that have it; CPUs without matrix units are far slower in bfloat16."""
+    if policy != "auto":
+        return getattr(torch, policy)
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedConfig:
+    """The configuration of a base, from the hub, a directory or a `config.json`. Raises UserError."""
+    try:
+        return AutoConfig.from_pretrained(name, revision=revision)
+    except (OSError, ValueError) as error:
+        raise UserError(_not_found(name, error)) from error
+
+
+def load_base(name: str, revision: Optional[str], dtype: torch.dtype) -> PreTrainedModel:
+    """A base with its weights. Raises UserError when it cannot be found or is no causal LM."""
+    try:
+        return AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise UserError(_not_found(name, error)) from error
+
+
+def _not_found(name: str, error: Exception) -> str:
+    kind = "directory" if Path(name).exists() else "hub id or directory"
+    return f"base {name}: no causal LM there as {kind}; give a directory with weights ({str(error).split(chr(10))[0]})"
+
+
+def fingerprint(llm: PreTrainedModel) -> str:
+    """A hash of all weights, the same whatever format between float32 and bfloat16 they were loaded in."""
+    digest = hashlib.sha256()
+    for name, parameter in sorted(llm.named_parameters()):
+        digest.update(f"{name} {tuple(parameter.shape)}".encode())
+        values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
+        digest.update(values.view(torch.int16).numpy().data)
+    return digest.hexdigest()
+
+
+def embedding_std(llm: PreTrainedModel) -> float:
+    """Standard deviation of what the embedding layer puts out, over a spread of the vocabulary."""
+    embed = llm.get_input_embeddings()
+    if embed.weight.is_meta:
+        return 0.02
+    ids = torch.arange(0, embed.num_embeddings, max(1, embed.num_embeddings // 4096), device=embed.weight.device)
+    with torch.no_grad():
+        return float(embed(ids).float().std())

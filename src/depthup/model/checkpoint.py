@@ -1,0 +1,82 @@
+"""A checkpoint directory: what was trained, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Union
+
+import torch
+from huggingface_hub import snapshot_download
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from depthup.errors import UserError
+
+if TYPE_CHECKING:
+    from depthup.model.speech_lm import SpeechLM
+
+WEIGHTS = "model.safetensors"
+
+
+def find(name: Union[str, Path]) -> Path:
+    """The directory of a checkpoint, fetched from the hub where `name` is no directory. Raises UserError."""
+    directory = Path(name)
+    if not directory.is_dir():
+        try:
+            directory = Path(snapshot_download(str(name)))
+        except Exception as error:
+            raise UserError(f"{name}: no such checkpoint directory, and no such model on the hub") from error
+    for needed in ("config.json", WEIGHTS):
+        if not (directory / needed).is_file():
+            raise UserError(f"{directory}: no depthup checkpoint, {needed} is missing")
+    if json.loads((directory / "config.json").read_text()).get("model_type") != "depthup":
+        raise UserError(f"{directory}: config.json is not of a depthup checkpoint; make one with `depthup upscale`")
+    return directory
+
+
+def trained_tensors(model: SpeechLM) -> dict[str, torch.Tensor]:
+    """The tensors that train, by name."""
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def save_trained(model: SpeechLM, directory: Path) -> None:
+    """Write trained tensors, configuration and a model card; the weights replace older ones in one move."""
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = directory / f".{WEIGHTS}.partial"
+    save_file({k: v.contiguous() for k, v in trained_tensors(model).items()}, partial, {"format": "pt"})
+    os.replace(partial, directory / WEIGHTS)
+    model.config.save_pretrained(directory)
+    (directory / "README.md").write_text(model_card(model))
+
+
+def load_trained(model: SpeechLM, directory: Path) -> None:
+    """Fill in the trained tensors of a checkpoint. Raises UserError when it is truncated or holds other tensors."""
+    path = directory / WEIGHTS
+    wanted = trained_tensors(model)
+    try:
+        with safe_open(path, "pt") as file:
+            names = set(file.keys())
+            if names != set(wanted):
+                odd = sorted(names ^ set(wanted))
+                raise UserError(f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; config.json differs")
+            for name, target in wanted.items():
+                target.copy_(file.get_tensor(name))
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: cannot be read, it may be truncated ({error})") from error
+
+
+def model_card(model: SpeechLM) -> str:
+    """A short README for the hub."""
+    config, plan = model.config, model.plan()
+    unchanged = "bit-identical to the base" if model.scope != "all" and config.method == "depth_upscale" else "changed"
+    return (
+        f"---\nlibrary_name: depthup\nbase_model: {config.base}\npipeline_tag: automatic-speech-recognition\n---\n"
+        f"# Speech LLM from {config.base}\n\n"
+        f"Adapted with depthup: method `{config.method}`, scope `{model.scope}`, "
+        f"{plan.trainable:,} trained parameters ({plan.share_of_full:.1%} of full fine-tuning). "
+        f"Text-only behaviour: {unchanged}.\n\nThis repository holds only what was trained; the base is fetched and "
+        "checked when it is loaded:\n\n```python\nimport depthup\n\nmodel, processor = depthup.load(\"PATH\")\n"
+        "print(depthup.transcribe(model, processor, [\"speech.wav\"]))\n```\n"
+    )

@@ -1,0 +1,76 @@
+"""What a checkpoint's `config.json` says."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Optional
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from depthup.config import Recipe, UpscaleConfig
+from depthup.model.upscale import upscaled_config
+
+
+class SpeechLMConfig(PreTrainedConfig):
+    """The base model, how it was adapted, and the sizes of what was added."""
+
+    model_type = "depthup"
+
+    base: str = ""
+    """Hub id or directory of the base model."""
+    base_revision: Optional[str] = None
+    base_hash: Optional[str] = None
+    """Fingerprint of the base's weights."""
+    base_config: Optional[dict[str, Any]] = None
+    """The base's own configuration."""
+    base_embedding_std: float = 0.02
+    """Standard deviation of the base's token embeddings, the scale of projected speech."""
+    method: str = "depth_upscale"
+    dtype_policy: str = "auto"
+    seed: int = 0
+    prompt: str = ""
+    encoder: Optional[dict[str, Any]] = None
+    encoder_config: Optional[dict[str, Any]] = None
+    """Configuration of a Hugging Face speech encoder."""
+    frame_stack: int = 1
+    """Encoder frames per speech frame of the LLM."""
+    upscale: Optional[dict[str, Any]] = None
+    lora: Optional[dict[str, Any]] = None
+    ctc_outputs: int = 0
+    """CTC outputs per speech frame; 0 without a CTC head."""
+    audio_token_id: int = 0
+    """Placeholder of a speech frame: the first id after the base's vocabulary."""
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, base_config: PreTrainedConfig, **kwargs: Any) -> SpeechLMConfig:
+        """What the recipe and the base's configuration decide; `kwargs` are further fields."""
+        return cls(
+            base=recipe.base,
+            base_revision=recipe.base_revision,
+            base_config=base_config.to_dict(),
+            method=recipe.method,
+            dtype_policy=recipe.dtype,
+            seed=recipe.seed,
+            prompt=recipe.prompt,
+            encoder=dataclasses.asdict(recipe.encoder),
+            upscale=dataclasses.asdict(recipe.upscale) if "depth_upscale" in recipe.method else None,
+            lora=dataclasses.asdict(recipe.lora) if "lora" in recipe.method else None,
+            audio_token_id=base_config.vocab_size,
+            **kwargs,
+        )
+
+    @property
+    def upscale_config(self) -> Optional[UpscaleConfig]:
+        return UpscaleConfig(**self.upscale) if self.upscale else None
+
+    def make_base_config(self) -> PreTrainedConfig:
+        """The base's configuration as its own class."""
+        fields = dict(self.base_config or {})
+        return AutoConfig.for_model(fields.pop("model_type"), **fields)
+
+    def get_text_config(self, decoder: Optional[bool] = None, encoder: Optional[bool] = None) -> PreTrainedConfig:
+        """The LLM's configuration with inserted layers counted, which is what caches are made for."""
+        if self.base_config is None:
+            return self
+        base, upscale = self.make_base_config(), self.upscale_config
+        return upscaled_config(base, upscale) if upscale else base

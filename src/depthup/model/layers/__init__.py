@@ -1,0 +1,1 @@
+"""The layers that are inserted into a base model."""

@@ -1,0 +1,371 @@
+"""A text LLM that hears: base model with inserted layers, speech encoder, projector."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from depthup.adapt import adapt_llm, adapters_for
+from depthup.config import EncoderConfig, LoraConfig, Recipe
+from depthup.errors import UserError
+from depthup.model import checkpoint
+from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
+from depthup.model.configuration import SpeechLMConfig
+from depthup.model.processor import IGNORE
+from depthup.model.projector import Projector
+from depthup.model.speech_context import NEVER, SpeechContext, speech_start
+from depthup.model.speech_encoder import build_encoder, encode, frame_mask
+from depthup.model.upscale import Plan, insert_layers, inserted_layers
+
+
+class SpeechLM(PreTrainedModel, GenerationMixin):
+    """Any Hugging Face causal LM, adapted to speech.
+
+    It owns no copy of the base's forward pass: inserted layers stand in the base's own list of layers, and learn
+    through the keyword argument `speech` which positions are speech.
+    """
+
+    config_class = SpeechLMConfig
+    base_model_prefix = "llm"
+    main_input_name = "input_ids"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+
+    def __init__(
+        self, config: SpeechLMConfig, llm: Optional[PreTrainedModel] = None, encoder: Optional[nn.Module] = None
+    ) -> None:
+        """`llm` and `encoder` with their weights; without them they are built with random weights."""
+        super().__init__(config)
+        encoder_config = EncoderConfig(**(config.encoder or {}))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.llm = llm if llm is not None else AutoModelForCausalLM.from_config(config.make_base_config())
+            hidden = self.llm.config.hidden_size
+            hf_encoder = config.encoder_config and AutoConfig.for_model(**config.encoder_config)
+            self.encoder = encoder or build_encoder(encoder_config, hf_encoder, load_weights=False)
+            self.projector = Projector(
+                self.encoder.output_size, hidden, config.frame_stack, config.base_embedding_std
+            )
+            self.ctc_head = CtcHead(hidden, config.ctc_outputs) if config.ctc_outputs else None
+        self.base_parameters = sum(p.numel() for p in self.llm.parameters())
+        upscale = config.upscale_config
+        self.scope = upscale.scope if upscale else "all"
+        if upscale:
+            insert_layers(self.llm, upscale, config.seed)
+        adapt_llm(self.llm, config.method, config.lora and LoraConfig(**config.lora), config.seed)
+        self.encoder.requires_grad_(self.encoder.trains)
+        self.generation_config = self.llm.generation_config
+        self.ctc_layer = self._ctc_layer()
+        self.llm.get_decoder().layers[self.ctc_layer].register_forward_hook(_tap, with_kwargs=True)
+
+    def _ctc_layer(self) -> int:
+        """The layer whose speech states the CTC head reads: the topmost inserted one, or the middle of the base."""
+        layers = self.llm.get_decoder().layers
+        return max((layer.layer_idx for layer in inserted_layers(self.llm)), default=len(layers) // 2)
+
+    @classmethod
+    def from_recipe(cls, recipe: Recipe, load_weights: bool = True) -> SpeechLM:
+        """The model a recipe describes, before training.
+
+        Without `load_weights` the base's configuration is enough, from `base_config` where the recipe has one, and
+        all weights are random. Raises UserError.
+        """
+        base_config = load_base_config(
+            recipe.base if load_weights else recipe.base_config or recipe.base, recipe.base_revision
+        )
+        encoder = build_encoder(recipe.encoder, None, load_weights)
+        stack = max(1, round(encoder.frame_rate / recipe.encoder.frame_rate))
+        config = SpeechLMConfig.from_recipe(
+            recipe,
+            base_config,
+            frame_stack=stack,
+            encoder_config=encoder.model.config.to_dict() if hasattr(encoder, "model") else None,
+            ctc_outputs=_ctc_outputs(recipe, encoder.frame_rate / stack),
+        )
+        if not load_weights:
+            return cls(config, encoder=encoder)
+        llm = load_base(recipe.base, recipe.base_revision, resolve_dtype(recipe.dtype))
+        config.base_hash = fingerprint(llm)
+        config.base_embedding_std = embedding_std(llm)
+        return cls(config, llm, encoder)
+
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls,
+        pretrained_model_name_or_path: Union[str, Path],
+        *args: Any,
+        config: Optional[SpeechLMConfig] = None,
+        base: Optional[str] = None,
+        encoder: Optional[str] = None,
+        **kwargs: Any,
+    ) -> SpeechLM:
+        """Load a checkpoint: find its base, check that it is the one it was trained on, add what was trained.
+
+        Args:
+            pretrained_model_name_or_path: directory or hub id of a checkpoint.
+            base, encoder: where the base or the Hugging Face speech encoder stands now, if it has moved.
+
+        Raises UserError for a missing, truncated or foreign checkpoint and for a wrong or changed base.
+        """
+        directory = checkpoint.find(pretrained_model_name_or_path)
+        config = config or SpeechLMConfig.from_pretrained(directory)
+        if base:
+            config.base, config.base_revision = str(base), None
+        if encoder and config.encoder:
+            config.encoder["name"] = str(encoder)
+        llm = load_base(config.base, config.base_revision, resolve_dtype(config.dtype_policy))
+        if fingerprint(llm) != config.base_hash:
+            raise UserError(
+                f"{directory}: its base {config.base} has other weights than the ones it was trained on; "
+                "give the right one with base=..."
+            )
+        model = cls(config, llm, build_encoder(EncoderConfig(**(config.encoder or {})), None, load_weights=True))
+        checkpoint.load_trained(model, directory)
+        return model.eval()
+
+    def save_pretrained(self, save_directory: Union[str, Path], *args: Any, **kwargs: Any) -> None:
+        """Write what was trained, and nothing else: `model.safetensors`, `config.json` and a model card."""
+        checkpoint.save_trained(self, Path(save_directory))
+
+    def load_base(self) -> PreTrainedModel:
+        """A fresh copy of the base as it was, for comparison."""
+        return load_base(self.config.base, self.config.base_revision, self.llm.dtype).eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.llm.get_input_embeddings()
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.llm.get_output_embeddings()
+
+    def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """input_features [N, L, F], input_lengths [N] -> speech embeddings [N, frames, hidden], lengths [N]."""
+        frames, lengths = encode(self.encoder, features, lengths)
+        embeddings, lengths = self.projector(frames.to(self.projector.linear1.weight.dtype), lengths)
+        return embeddings.to(self.llm.dtype), lengths
+
+    def merge(
+        self, input_ids: torch.Tensor, input_features: torch.Tensor, input_lengths: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Put speech embeddings in the place of placeholders.
+
+        Returns embeddings [B, T, hidden] and speech_ids [B, T], 0 for text, else the number of the audio piece.
+        Raises ValueError when placeholders and frames do not match.
+        """
+        is_speech = input_ids == self.config.audio_token_id
+        embeddings, lengths = self.embed_speech(input_features, input_lengths)
+        real = frame_mask(lengths, embeddings.shape[1])
+        if int(is_speech.sum()) != int(lengths.sum()):
+            raise ValueError(f"{int(is_speech.sum())} placeholders in input_ids for {int(lengths.sum())} speech frames")
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
+        embeds = embeds.masked_scatter(is_speech[..., None], embeddings[real])
+        pieces = torch.arange(1, len(lengths) + 1, device=input_ids.device)
+        return embeds, torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(lengths))
+
+    def forward(
+        self,
+        input_ids: Optional[torch.Tensor] = None,
+        attention_mask: Optional[torch.Tensor] = None,
+        position_ids: Optional[torch.Tensor] = None,
+        past_key_values: Optional[Cache] = None,
+        inputs_embeds: Optional[torch.Tensor] = None,
+        input_features: Optional[torch.Tensor] = None,
+        input_lengths: Optional[torch.Tensor] = None,
+        speech_ids: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        ctc_labels: Optional[torch.Tensor] = None,
+        ctc_label_lengths: Optional[torch.Tensor] = None,
+        ctc_weight: float = 0.0,
+        ctc_only: bool = False,
+        num_items_in_batch: Union[int, torch.Tensor, None] = None,
+        use_cache: Optional[bool] = None,
+        logits_to_keep: Union[int, torch.Tensor] = 0,
+        **kwargs: Any,
+    ) -> CausalLMOutputWithPast:
+        """
+        Args:
+            input_ids: [B, T], with the placeholder id at each speech frame.
+            attention_mask: [B, cached + T], 1 where a position is real.
+            inputs_embeds: [B, T, hidden] instead of `input_ids` and features, with `speech_ids` [B, T] saying which
+                positions are speech (the number of the audio piece) and which are text (0).
+            input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
+            labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
+            ctc_labels, ctc_label_lengths: [N, L] bytes + 1 and [N], for the CTC head.
+            ctc_weight: weight of the CTC loss. ctc_only: that loss alone, running no layer above the CTC head's.
+            num_items_in_batch: labels in all batches of an optimizer step, to average over.
+        """
+        if ctc_only:
+            assert input_features is not None and input_lengths is not None
+            embeddings, lengths = self.embed_speech(input_features, input_lengths)
+            loss = self._ctc_only_loss(embeddings, lengths, ctc_labels, ctc_label_lengths)
+            return CausalLMOutputWithPast(loss=loss)
+        if input_features is not None:
+            assert input_ids is not None and input_lengths is not None
+            inputs_embeds, speech_ids = self.merge(input_ids, input_features, input_lengths)
+            input_ids = None
+        shape = inputs_embeds if inputs_embeds is not None else input_ids[..., None].expand(-1, -1, 0)
+        context = self._context(speech_ids, shape, attention_mask, past_key_values)
+        inputs = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "past_key_values": past_key_values,
+            "use_cache": use_cache,
+            "speech": context,
+            **kwargs,
+        }
+        with self._adapters(speech_ids, past_key_values, shape):
+            if labels is None:
+                return self.llm(**inputs, logits_to_keep=logits_to_keep)
+            hidden = self.llm.get_decoder()(**inputs).last_hidden_state
+        loss = self._label_loss(hidden, labels, num_items_in_batch)
+        if ctc_weight and context.spans is not None:
+            share = 1.0 if num_items_in_batch is None else (labels != IGNORE).sum() / num_items_in_batch
+            states = context.spans.gather(context.tapped)
+            ctc = self.ctc_head(states, context.spans.real.sum(1), ctc_labels, ctc_label_lengths)
+            loss = loss + ctc_weight * share * ctc
+        return CausalLMOutputWithPast(loss=loss)
+
+    def _context(
+        self,
+        speech_ids: Optional[torch.Tensor],
+        shape: torch.Tensor,
+        attention_mask: Optional[torch.Tensor],
+        cache: Optional[Cache],
+    ) -> SpeechContext:
+        scope = self.scope if self.config.upscale else "speech"
+        return SpeechContext.build(scope, speech_ids, shape, attention_mask, cache, self.llm.config)
+
+    @contextmanager
+    def _adapters(
+        self, speech_ids: Optional[torch.Tensor], cache: Optional[Cache], shape: torch.Tensor
+    ) -> Iterator[None]:
+        """LoRA on every row, or on rows with speech alone where the recipe says `lora.speech_only`."""
+        if not (self.config.lora and self.config.lora["speech_only"]):
+            yield
+            return
+        start = getattr(cache, "speech_start", None)
+        if start is None:
+            start = speech_start(speech_ids, None, 0, shape.shape[0], shape.device)
+        with adapters_for(self.llm, start < NEVER):
+            yield
+
+    def _label_loss(
+        self, hidden: torch.Tensor, labels: torch.Tensor, num_items: Union[int, torch.Tensor, None]
+    ) -> torch.Tensor:
+        """Cross-entropy of the next token; only positions that predict a label meet the LM head."""
+        targets = labels[:, 1:]
+        chosen = targets != IGNORE
+        logits = self.llm.get_output_embeddings()(hidden[:, :-1][chosen]).float()
+        config = self.llm.config
+        if softcap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
+            logits = softcap * torch.tanh(logits / softcap)
+        logits = logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
+        total = F.cross_entropy(logits, targets[chosen], reduction="sum")
+        return total / (chosen.sum().clamp(min=1) if num_items is None else num_items)
+
+    def _ctc_only_loss(
+        self, embeddings: torch.Tensor, lengths: torch.Tensor, labels: Any, label_lengths: Any
+    ) -> torch.Tensor:
+        decoder = self.llm.get_decoder()
+        mask = frame_mask(lengths, embeddings.shape[1]).long()
+        context = self._context(mask, embeddings, mask, None)
+        num_layers = decoder.config.num_hidden_layers
+        decoder.config.num_hidden_layers = self.ctc_layer + 1  # the base's own loop stops there
+        try:
+            decoder(inputs_embeds=embeddings, attention_mask=mask, speech=context, use_cache=False)
+        finally:
+            decoder.config.num_hidden_layers = num_layers
+        return self.ctc_head(context.tapped, lengths, labels, label_lengths)
+
+    def generate(self, input_ids: Optional[torch.Tensor] = None, **kwargs: Any) -> Any:  # type: ignore[override]
+        """As any causal LM's; speech is encoded once. Returned prompts hold pad ids where placeholders stood."""
+        features, lengths = kwargs.pop("input_features", None), kwargs.pop("input_lengths", None)
+        if features is not None:
+            assert input_ids is not None
+            embeds, speech_ids = self.merge(input_ids, features, lengths)
+            kwargs.update(inputs_embeds=embeds, speech_ids=speech_ids)
+            pad = self.generation_config.pad_token_id or 0
+            input_ids = input_ids.masked_fill(input_ids == self.config.audio_token_id, pad)
+        return super().generate(input_ids, **kwargs)
+
+    def prepare_inputs_for_generation(
+        self,
+        input_ids: torch.Tensor,
+        inputs_embeds: Optional[torch.Tensor] = None,
+        is_first_iteration: bool = False,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        inputs = super().prepare_inputs_for_generation(
+            input_ids, inputs_embeds=inputs_embeds, is_first_iteration=is_first_iteration, **kwargs
+        )
+        if not is_first_iteration and kwargs.get("use_cache", True):
+            inputs.pop("speech_ids", None)  # the prompt's; later steps are text
+        return inputs
+
+    def plan(self) -> Plan:
+        """What the model is made of and how much of it trains."""
+        rows = []
+
+        def add(place: str, kind: str, module: nn.Module) -> None:
+            parameters = list(module.parameters())
+            trainable = sum(p.numel() for p in parameters if p.requires_grad)
+            rows.append((place, kind, sum(p.numel() for p in parameters), trainable))
+
+        add("encoder", (self.config.encoder or {})["name"], self.encoder)
+        add("projector", f"{self.config.frame_stack} frames stacked", self.projector)
+        if self.ctc_head is not None:
+            add("ctc head", f"{self.config.ctc_outputs} outputs a frame", self.ctc_head)
+        add("embeddings", "base", self.get_input_embeddings())
+        inserted, base_index = {layer.layer_idx for layer in inserted_layers(self.llm)}, 0
+        for i, layer in enumerate(self.llm.get_decoder().layers):
+            kind = f"inserted {self.config.upscale['layer']}" if i in inserted else f"base layer {base_index}"
+            base_index += i not in inserted
+            add(f"layer {i}", kind, layer)
+        if self.get_output_embeddings().weight is not self.get_input_embeddings().weight:
+            add("LM head", "base", self.get_output_embeddings())
+        return Plan(self.config.method, self.scope, rows, self.base_parameters)
+
+
+class CtcHead(nn.Module):
+    """Spells bytes from speech states, several outputs per frame, since speech runs faster than the LLM's frames."""
+
+    def __init__(self, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+        self.norm = nn.LayerNorm(hidden)
+        self.linear = nn.Linear(hidden, outputs * 257)
+
+    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
+        """[N, L, hidden] -> [N, L * outputs, 257]; class 0 is the blank, class b + 1 the byte b."""
+        logits = self.linear(self.norm(states.to(self.linear.weight.dtype)))
+        return logits.reshape(states.shape[0], -1, 257).float().log_softmax(-1)
+
+    def forward(
+        self, states: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """Mean CTC loss per byte (Graves et al. 2006); clips too short for their text count nothing."""
+        log_probs = self.log_probs(states).transpose(0, 1)
+        return F.ctc_loss(log_probs, labels, lengths * self.outputs, label_lengths, zero_infinity=True)
+
+
+def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
+    wanted = recipe.train.ctc_weight > 0 or recipe.train.ctc_warmup_steps > 0
+    return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0
+
+
+def _tap(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+    if (context := kwargs.get("speech")) is not None:
+        context.tapped = output[0] if isinstance(output, tuple) else output
