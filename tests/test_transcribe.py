@@ -1,0 +1,276 @@
+"""Transcription: batches, long recordings, files, folders, standard input, and what users see when a file is bad."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from depthup.errors import UserError
+from depthup.transcribe import (
+    Transcript,
+    read_audio_file,
+    split_long,
+    to_json,
+    transcribe_batch,
+    transcribe_files,
+)
+
+RATE = 16000
+
+
+class Tokenizer:
+    def batch_decode(self, ids: list[list[int]], skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
+        return ["".join(chr(i) for i in row if i) + " " for row in ids]
+
+
+class Processor:
+    """Prompts are the number of samples of each clip behind padding, so that the fake model can spell it."""
+
+    sampling_rate = RATE
+    tokenizer = Tokenizer()
+
+    def prompt_batch(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
+        return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+
+class Model(torch.nn.Module):
+    """Hears the number of samples of a clip, or with `endless` never stops; remembers what it was asked."""
+
+    def __init__(self, endless: bool = False) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(1, 1)
+        self.endless = endless
+        self.device = torch.device("cpu")
+        self.calls: list[SimpleNamespace] = []
+
+    def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object) -> torch.Tensor:
+        self.calls.append(
+            SimpleNamespace(
+                lengths=input_ids[:, -1].tolist(),
+                inference=torch.is_inference_mode_enabled(),
+                training=self.inner.training,
+                **options,
+            )
+        )
+        length = int(options["max_new_tokens"])
+        new = torch.zeros(len(input_ids), length, dtype=torch.long)
+        for row, samples in zip(new, input_ids[:, -1].tolist(), strict=True):
+            text = "x" * length if self.endless else str(samples)[:length]
+            row[: len(text)] = torch.tensor([ord(c) for c in text])
+        return torch.cat([input_ids, new], dim=1)
+
+
+def clips(*lengths: int) -> list[np.ndarray]:
+    return [np.zeros(length, dtype=np.float32) for length in lengths]
+
+
+def test_texts_come_back_in_the_order_given_without_the_prompt():
+    lengths = [16000, 160, 48000, 480, 32000, 161]
+    assert transcribe_batch(Model(), Processor(), clips(*lengths), batch_seconds=3) == [str(n) for n in lengths]
+
+
+def test_batches_hold_like_lengths_within_the_budget_padding_included():
+    model = Model()
+    transcribe_batch(model, Processor(), clips(*[16000, 48000] * 6, 400000), batch_seconds=6)
+    assert [call.lengths for call in model.calls] == [[400000], [48000] * 2, [48000] * 2, [48000] * 2, [16000] * 6]
+
+
+def test_an_endless_loop_stops_at_a_limit_that_does_not_depend_on_the_neighbours():
+    alone = transcribe_batch(Model(endless=True), Processor(), clips(16000))
+    together = transcribe_batch(Model(endless=True), Processor(), clips(16000, 64000))
+    assert [len(text) for text in together] == [16 + 12, 16 + 48]
+    assert alone == together[:1]
+    given = transcribe_batch(Model(endless=True), Processor(), clips(16000, 64000), max_new_tokens=5)
+    assert given == ["xxxxx"] * 2
+
+
+def test_generation_is_greedy_in_evaluation_mode_and_the_mode_comes_back():
+    model = Model()
+    model.train()
+    model.inner.eval()
+    transcribe_batch(model, Processor(), clips(160), num_beams=3)
+    assert (model.training, model.inner.training) == (True, False)
+    model.inner.train()
+    transcribe_batch(model, Processor(), clips(160))
+    assert model.inner.training
+    assert all(c.inference and not c.training and c.do_sample is False for c in model.calls)
+    assert [c.num_beams for c in model.calls] == [3, 1]
+
+
+def test_no_clips_give_no_texts():
+    assert transcribe_batch(Model(), Processor(), []) == []
+
+
+def speech_with_pauses(pauses: list[float], seconds: float, rate: int = RATE) -> np.ndarray:
+    """Loud noise with half a second of near silence around each pause."""
+    rng = np.random.default_rng(0)
+    samples = rng.normal(0, 0.3, int(seconds * rate)).astype(np.float32)
+    for pause in pauses:
+        samples[int((pause - 0.25) * rate) : int((pause + 0.25) * rate)] *= 1e-3
+    return samples
+
+
+@pytest.mark.parametrize("rate", [8000, 16000, 22050])
+def test_long_recordings_are_cut_in_their_pauses(rate: int):
+    pauses = [20.0, 41.0, 60.5, 81.0]
+    samples = speech_with_pauses(pauses, 95.0, rate)
+    cuts = [start / rate for start, _ in split_long(samples, rate)[1:]]
+    assert len(cuts) == len(pauses)
+    assert all(abs(cut - pause) < 0.25 for cut, pause in zip(cuts, pauses, strict=True))
+
+
+@pytest.mark.parametrize("seconds", [0.0001, 5.0, 28.0, 28.0001, 28.5, 35.0, 56.0, 100.123])
+@pytest.mark.parametrize("kind", ["noise", "silence", "offset"])
+def test_pieces_cover_every_sample_once_and_none_is_too_long_or_a_scrap(seconds: float, kind: str):
+    samples = {"noise": speech_with_pauses([], seconds), "silence": np.zeros(int(seconds * RATE), np.float32)}
+    pieces = split_long(samples.get(kind, samples["noise"] + 0.5), RATE)
+    assert pieces[0][0] == 0 and pieces[-1][1] == int(seconds * RATE)
+    assert all(end == start for (_, end), (start, _) in zip(pieces, pieces[1:], strict=False))
+    assert max(end - start for start, end in pieces) <= 28 * RATE
+    assert len(pieces) == 1 or min(end - start for start, end in pieces) >= 6.9 * RATE
+
+
+def test_a_constant_offset_does_not_hide_a_pause():
+    samples = speech_with_pauses([20.0], 35.0) + np.float32(0.5) * (np.arange(35 * RATE) > 19 * RATE)
+    (_, cut), _ = split_long(samples, RATE)
+    assert abs(cut / RATE - 20.0) < 0.25
+
+
+@pytest.mark.parametrize(("suffix", "rate", "channels"), [("wav", 8000, 1), ("flac", 44100, 2), ("ogg", 48000, 2)])
+def test_any_format_rate_and_channel_count_becomes_mono_at_the_asked_rate(
+    tmp_path: Path, suffix: str, rate: int, channels: int
+):
+    time = np.arange(2 * rate) / rate
+    tone = 0.5 * np.sin(2 * np.pi * 440 * time)
+    soundfile.write(tmp_path / f"a.{suffix}", np.stack([tone] * channels, axis=1), rate)
+    samples = read_audio_file(tmp_path / f"a.{suffix}", RATE)
+    assert samples.dtype == np.float32 and samples.shape == (2 * RATE,)
+    expected = 0.5 * np.sin(2 * np.pi * 440 * np.arange(2 * RATE) / RATE)
+    assert np.abs(samples - expected)[RATE // 2 : -RATE // 2].max() < 0.03
+
+
+def test_channels_are_averaged(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", np.tile([0.5, -0.25], (100, 1)), RATE, subtype="FLOAT")
+    assert np.allclose(read_audio_file(tmp_path / "a.wav", RATE), 0.125)
+
+
+def bad_file(folder: Path, kind: str) -> Path:
+    path = folder / f"{kind}.wav"
+    if kind == "text":
+        path.write_text("this is no audio")
+    elif kind == "nothing":
+        path.write_bytes(b"")
+    elif kind == "empty":
+        soundfile.write(path, np.zeros(0), RATE)
+    elif kind == "nan":
+        soundfile.write(path, np.array([0.0, np.nan, 0.0]), RATE, subtype="FLOAT")
+    elif kind == "infinite":
+        soundfile.write(path, np.array([0.0, np.inf, 0.0]), RATE, subtype="FLOAT")
+    elif kind == "folder":
+        path.mkdir()
+    return path
+
+
+SAYS = {
+    "missing": "no such audio file",
+    "text": "cannot be read as audio",
+    "nothing": "cannot be read as audio",
+    "empty": "has no samples",
+    "nan": "NaN",
+    "infinite": "infinite",
+}
+
+
+@pytest.mark.parametrize("kind", SAYS)
+def test_a_bad_file_gives_one_line_that_names_it(tmp_path: Path, kind: str):
+    path = bad_file(tmp_path, kind)
+    with pytest.raises(UserError) as error:
+        read_audio_file(path, RATE)
+    assert str(path) in str(error.value) and SAYS[kind] in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_raw_file_gives_one_line(tmp_path: Path):
+    (tmp_path / "a.raw").write_bytes(bytes(100))
+    with pytest.raises(UserError, match="a.raw: cannot be read as audio"):
+        read_audio_file(tmp_path / "a.raw", RATE)
+
+
+def test_one_bad_file_among_many_is_reported_and_the_others_go_on(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    soundfile.write(tmp_path / "b.wav", np.zeros(320), RATE)
+    soundfile.write(tmp_path / "a.flac", np.zeros(480), RATE)
+    paths = [tmp_path / "b.wav", *(bad_file(tmp_path, kind) for kind in [*SAYS, "folder"]), tmp_path / "a.flac"]
+    transcripts = transcribe_files(Model(), Processor(), paths)
+    assert [t.path for t in transcripts] == [str(path) for path in paths]
+    assert [t.text for t in transcripts] == ["320", *[""] * (len(SAYS) + 1), "480"]
+    assert [t.error is not None for t in transcripts] == [False, *[True] * (len(SAYS) + 1), False]
+    assert [r.getMessage() for r in caplog.records if r.name == "depthup"] == [t.error for t in transcripts if t.error]
+    assert "no recordings in this folder" in transcripts[-2].error
+
+
+def test_folders_are_expanded_sorted_and_only_recordings_are_taken(tmp_path: Path):
+    (tmp_path / "sub").mkdir()
+    for n, name in enumerate(["sub/c.WAV", "b.flac", "a.wav"], start=2):
+        soundfile.write(tmp_path / name, np.zeros(160 * n), RATE, format=name[-4:].strip(".").upper())
+    (tmp_path / "notes.txt").write_text("not audio")
+    transcripts = transcribe_files(Model(), Processor(), [tmp_path])
+    assert [Path(t.path).name for t in transcripts] == ["a.wav", "b.flac", "c.WAV"]
+    assert [t.text for t in transcripts] == ["640", "480", "320"]
+
+
+@pytest.mark.parametrize("kind", ["WAV", "FLAC"])
+def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch, kind: str):
+    file = io.BytesIO()
+    soundfile.write(file, np.zeros(800), 8000, format=kind)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(file.getvalue())))
+    (transcript,) = transcribe_files(Model(), Processor(), ["-"])
+    assert (transcript.path, transcript.text, transcript.duration) == ("-", "1600", 0.1)
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"nonsense")))
+    (transcript,) = transcribe_files(Model(), Processor(), ["-"])
+    assert transcript.error.startswith("standard input: cannot be read as audio (Format not recognised)")
+
+
+def test_a_long_file_becomes_segments_with_times(tmp_path: Path):
+    soundfile.write(tmp_path / "long.wav", speech_with_pauses([20.0], 40.0), RATE)
+    (transcript,) = transcribe_files(Model(), Processor(), [tmp_path / "long.wav"])
+    first, second = transcript.segments
+    assert (first.start, second.end) == (0.0, 40.0) and first.end == second.start
+    assert abs(first.end - 20.0) < 0.25
+    assert transcript.text == f"{first.text} {second.text}"
+    assert int(first.text) + int(second.text) == 40 * RATE
+
+
+def test_many_files_are_read_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for n in range(20):
+        soundfile.write(tmp_path / f"{n:02}.wav", np.zeros(RATE + n), RATE)
+    held = []
+    monkeypatch.setattr(Processor, "prompt_batch", _counting(Processor.prompt_batch, held))
+    transcripts = transcribe_files(Model(), Processor(), [tmp_path], batch_seconds=1.0)
+    assert [t.text for t in transcripts] == [str(RATE + n) for n in range(20)]
+    # Files 0 to 7 are done before any later one is begun.
+    assert sorted(held[:8]) == [RATE + n for n in range(8)]
+
+
+def _counting(call, seen: list[int]):
+    def counted(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
+        seen.extend(len(clip) for clip in audio)
+        return call(self, audio)
+
+    return counted
+
+
+def test_json_holds_times_and_the_error_only_of_files_that_failed():
+    found = to_json([Transcript("a", "hi", 3.0), Transcript("b", error="b: no such audio file")], seconds=1.5)
+    assert (found["audio_seconds"], found["wall_seconds"], found["rtf"]) == (3.0, 1.5, 0.5)
+    assert found["files"][0] == {"path": "a", "text": "hi", "duration": 3.0, "segments": []}
+    assert found["files"][1]["error"] == "b: no such audio file"
+    assert to_json([], seconds=1.0)["rtf"] is None
