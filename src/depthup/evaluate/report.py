@@ -1,0 +1,73 @@
+"""Evaluation on the terminal and as JSON."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from depthup.evaluate.asr import AsrReport, FieldScore
+from depthup.evaluate.text import TextReport
+
+MOST_ROWS = 20
+
+
+def evaluation_json(asr: AsrReport | None, text: TextReport | None) -> dict[str, Any]:
+    """What `evaluate --json` prints: always the same keys, null where nothing was measured."""
+    heard = asr.to_dict() if asr else {}
+    keys = ("wer", "cer", "counts", "interval", "groups")
+    return {key: heard.get(key) for key in keys} | {"drift": text.to_dict() if text else None}
+
+
+def print_asr(report: AsrReport, console: Console | None = None) -> None:
+    """Print error rates, counts and one table per field with the gap between its best and worst value."""
+    console = console or Console()
+    table = Table(title="Speech recognition", show_header=False, title_justify="left")
+    table.add_row("WER", f"{_percent(report.wer)}  (95 % interval {_range(report.interval)})")
+    table.add_row("CER", _percent(report.cer))
+    edits = f"{report.substitutions} substituted, {report.deletions} deleted, {report.insertions} inserted"
+    table.add_row("Words", f"{report.reference_words}: {edits}")
+    left_out = {"unusable audio": report.skipped, "empty reference": report.empty_references}
+    reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items() if count)
+    table.add_row("Clips", f"{report.clips}" + (f", left out: {reasons}" if reasons else ""))
+    console.print(table)
+    for name, score in report.groups.items():
+        if len(score.values) > 1:
+            _print_field(console, name, score)
+
+
+def _print_field(console: Console, name: str, score: FieldScore) -> None:
+    title = Text(f"By {name}: {100 * score.gap:.1f} points between {score.best} and {score.worst}")
+    table = Table(title=title, title_justify="left")
+    table.add_column(Text(name))
+    for column in ("WER", "95 % interval", "words", "clips"):
+        table.add_column(column, justify="right")
+    rows = sorted(score.values.items(), key=lambda item: -item[1].wer)
+    for value, group in rows[:MOST_ROWS]:
+        interval = _range(group.interval) if group.clips > 1 else "-"
+        table.add_row(Text(value), _percent(group.wer), interval, str(group.words), str(group.clips))
+    if len(rows) > MOST_ROWS:
+        table.caption = f"and {len(rows) - MOST_ROWS} better ones"
+    console.print(table)
+
+
+def print_text(report: TextReport, console: Console | None = None) -> None:
+    """Print perplexities and drift of the adapted model from its base."""
+    change = 100 * (report.perplexity / report.perplexity_base - 1)
+    table = Table(title=f"Text, {report.tokens} tokens", show_header=False, title_justify="left")
+    table.add_row("Perplexity of the base", f"{report.perplexity_base:.3f}")
+    table.add_row("Perplexity adapted", f"{report.perplexity:.3f}  ({change:+.2f} %)")
+    table.add_row("KL(base || adapted)", f"{report.kl:.3g} nats per token")
+    table.add_row("Same likeliest token", _percent(report.top1_agreement))
+    table.add_row("Logits", "identical, bit for bit" if report.identical else "differ")
+    (console or Console()).print(table)
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
+
+
+def _range(interval: list[float]) -> str:
+    return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
