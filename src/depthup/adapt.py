@@ -65,5 +65,3 @@ def _choose_rows(
     module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], names: list[str]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return args, {**kwargs, "adapter_names": names}
-
-

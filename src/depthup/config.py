@@ -26,7 +26,7 @@ class EncoderConfig:
     """What turns audio into speech frames for the LLM."""
 
     name: str = "fbank"
-    """`fbank` (log-mel and convolutions, trained from scratch), or a Hugging Face audio encoder: hub id or directory."""
+    """`fbank` (log-mel and convolutions, trained from scratch), or a Hugging Face audio encoder by id or directory."""
     train: bool = False
     """Train a Hugging Face encoder too. `fbank` always trains."""
     frame_rate: float = 12.5
@@ -97,7 +97,7 @@ class DataConfig:
     """Where recordings come from and how they are batched."""
 
     train: Union[str, list[str]] = field(default_factory=list)
-    """JSONL manifest, Lhotse manifest or Shar directory, Hugging Face dataset (`name:split`) or directory; or a list."""
+    """JSONL or Lhotse manifest, Shar directory, Hugging Face dataset (`name:split`) or directory; or a list of them."""
     validation: Optional[str] = None
     """As `train`; WER is measured on it during training."""
     audio_field: str = "audio"

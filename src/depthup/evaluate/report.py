@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
 from typing import Any
 
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.text import Text
 
 from depthup.evaluate.asr import AsrReport, FieldScore
 from depthup.evaluate.text import TextReport
+from depthup.model.upscale import Plan
 
 MOST_ROWS = 20
 
@@ -19,6 +22,38 @@ def evaluation_json(asr: AsrReport | None, text: TextReport | None) -> dict[str,
     heard = asr.to_dict() if asr else {}
     keys = ("wer", "cer", "counts", "interval", "groups")
     return {key: heard.get(key) for key in keys} | {"drift": text.to_dict() if text else None}
+
+
+def print_plan(plan: Plan, console: Console | None = None) -> None:
+    """Print what a model is made of, equal neighbours on one line, and how much of it trains."""
+    console = console or Console()
+    table = Table(title=f"Plan: {plan.method}, scope {plan.scope}", title_justify="left")
+    table.add_column("place")
+    table.add_column("what")
+    table.add_column("parameters", justify="right")
+    table.add_column("trains", justify="right")
+    for places, kind, parameters, trainable in _runs(plan.rows):
+        trains = f"{trainable:,}" if trainable else "frozen"
+        table.add_row(places, kind, f"{parameters:,}", trains, style="bold" if trainable else "dim")
+    console.print(table)
+    console.print(f"Parameters {plan.total:,}, of which {plan.trainable:,} train: ", end="")
+    console.print(f"{plan.share_of_full:.1%} of full fine-tuning's.")
+
+
+def _runs(rows: list[tuple[str, str, int, int]]) -> Iterator[tuple[str, str, int, int]]:
+    """Neighbouring layers of one kind and size together, as `layers 3-7`, with the sum of their parameters."""
+    for (place, *_), run in groupby(rows, lambda r: (r[0].split()[0], r[1].rstrip("0123456789"), r[2], r[3])):
+        group = list(run)
+        first, last = group[0], group[-1]
+        several = len(group) > 1
+        number = f"{first[0].split()[-1]}-{last[0].split()[-1]}"
+        base = f"-{last[1].split()[-1]}" if several and last[1][-1].isdigit() else ""
+        yield (
+            f"{place}s {number}" if several else first[0],
+            first[1].replace("base layer ", "base layers ") + base if base else first[1],
+            sum(r[2] for r in group),
+            sum(r[3] for r in group),
+        )
 
 
 def print_asr(report: AsrReport, console: Console | None = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 from typing import Optional
 
@@ -19,10 +20,15 @@ def resolve_dtype(policy: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
 
 
+def local(name: str) -> str:
+    """`name` with the home directory spelled out, so that recipes can say `~/models/base`."""
+    return os.path.expanduser(name)
+
+
 def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedConfig:
     """The configuration of a base, from the hub, a directory or a `config.json`. Raises UserError."""
     try:
-        return AutoConfig.from_pretrained(name, revision=revision)
+        return AutoConfig.from_pretrained(local(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
 
@@ -30,7 +36,7 @@ def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedCon
 def load_base(name: str, revision: Optional[str], dtype: torch.dtype) -> PreTrainedModel:
     """A base with its weights. Raises UserError when it cannot be found or is no causal LM."""
     try:
-        return AutoModelForCausalLM.from_pretrained(name, revision=revision, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(local(name), revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
 

@@ -60,7 +60,9 @@ def load_trained(model: SpeechLM, directory: Path) -> None:
             names = set(file.keys())
             if names != set(wanted):
                 odd = sorted(names ^ set(wanted))
-                raise UserError(f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; config.json differs")
+                raise UserError(
+                    f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; config.json differs"
+                )
             for name, target in wanted.items():
                 target.copy_(file.get_tensor(name))
     except (SafetensorError, OSError) as error:
@@ -77,6 +79,6 @@ def model_card(model: SpeechLM) -> str:
         f"Adapted with depthup: method `{config.method}`, scope `{model.scope}`, "
         f"{plan.trainable:,} trained parameters ({plan.share_of_full:.1%} of full fine-tuning). "
         f"Text-only behaviour: {unchanged}.\n\nThis repository holds only what was trained; the base is fetched and "
-        "checked when it is loaded:\n\n```python\nimport depthup\n\nmodel, processor = depthup.load(\"PATH\")\n"
-        "print(depthup.transcribe(model, processor, [\"speech.wav\"]))\n```\n"
+        'checked when it is loaded:\n\n```python\nimport depthup\n\nmodel, processor = depthup.load("PATH")\n'
+        'print(depthup.transcribe(model, processor, ["speech.wav"]))\n```\n'
     )

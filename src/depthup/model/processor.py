@@ -10,6 +10,7 @@ import torch
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from depthup.config import AUDIO_MARKER, EncoderConfig
+from depthup.model.base import local
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.speech_encoder import FbankEncoder, WhisperEncoder, build_feature_extractor
 
@@ -59,11 +60,11 @@ class SpeechProcessor(ProcessorMixin):
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
         encoder = EncoderConfig(**config.encoder)
-        tokenizer = AutoTokenizer.from_pretrained(config.base, revision=config.base_revision)
+        tokenizer = AutoTokenizer.from_pretrained(local(config.base), revision=config.base_revision)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         hf = config.encoder_config or {}
-        layers = list(zip(hf.get("conv_kernel", []), hf.get("conv_stride", []))) if "conv_kernel" in hf else []
+        layers = list(zip(hf["conv_kernel"], hf["conv_stride"], strict=True)) if "conv_kernel" in hf else []
         return cls(
             build_feature_extractor(encoder),
             tokenizer,
@@ -91,7 +92,7 @@ class SpeechProcessor(ProcessorMixin):
         return int((length + self.frame_stack - 1) // self.frame_stack)
 
     def features(self, samples: np.ndarray, transform: Optional[FeatureTransform] = None) -> np.ndarray:
-        """One clip [samples] at `sampling_rate` -> log-mel [frames, mel bins], or [samples, 1] for waveform encoders."""
+        """One clip [samples] at `sampling_rate` -> log-mel [frames, mel bins]; for waveform encoders [samples, 1]."""
         if self.waveform_layers:
             values = self.feature_extractor(samples, sampling_rate=self.sampling_rate)["input_values"][0]
             return np.asarray(values, dtype=np.float32)[:, None]

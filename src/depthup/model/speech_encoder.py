@@ -111,7 +111,8 @@ class WaveformEncoder(nn.Module):
         """features [N, samples, 1], lengths [N] -> frames [N, T, hidden], lengths [N]."""
         samples, out_lengths = features[..., 0], self.output_lengths(lengths)
         if self.clip_by_clip:
-            clips = [self.model(s[None, :n]).last_hidden_state[0] for s, n in zip(samples, lengths.tolist())]
+            rows = zip(samples, lengths.tolist(), strict=True)
+            clips = [self.model(row[None, :n]).last_hidden_state[0] for row, n in rows]
             return nn.utils.rnn.pad_sequence(clips, batch_first=True), out_lengths
         mask = frame_mask(lengths, samples.shape[1]).long()
         return self.model(samples, attention_mask=mask).last_hidden_state, out_lengths
@@ -129,7 +130,7 @@ def _line(error: Exception) -> str:
 
 
 def build_encoder(config: EncoderConfig, hf_config: PreTrainedConfig | None, load_weights: bool) -> nn.Module:
-    """The encoder that `config` names. `load_weights` fetches a Hugging Face encoder's weights, else they are random."""
+    """The encoder that `config` names; `load_weights` fetches those of a Hugging Face encoder, else they are random."""
     if config.name == "fbank":
         return FbankEncoder(config)
     hf_config = hf_config or _load(AutoConfig, config.name)

@@ -55,9 +55,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             hidden = self.llm.config.hidden_size
             hf_encoder = config.encoder_config and AutoConfig.for_model(**config.encoder_config)
             self.encoder = encoder or build_encoder(encoder_config, hf_encoder, load_weights=False)
-            self.projector = Projector(
-                self.encoder.output_size, hidden, config.frame_stack, config.base_embedding_std
-            )
+            self.projector = Projector(self.encoder.output_size, hidden, config.frame_stack, config.base_embedding_std)
             self.ctc_head = CtcHead(hidden, config.ctc_outputs) if config.ctc_outputs else None
         self.base_parameters = sum(p.numel() for p in self.llm.parameters())
         upscale = config.upscale_config

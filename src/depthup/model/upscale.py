@@ -46,9 +46,7 @@ def upscaled_config(base: PreTrainedConfig, upscale: UpscaleConfig) -> PreTraine
     indices = placement_indices(upscale, base.num_hidden_layers)
     config.num_hidden_layers = base.num_hidden_layers + len(indices)
     if getattr(base, "layer_types", None):
-        config.layer_types = [
-            kind for i, kind in enumerate(base.layer_types) for _ in range(1 + indices.count(i))
-        ]
+        config.layer_types = [kind for i, kind in enumerate(base.layer_types) for _ in range(1 + indices.count(i))]
     return config
 
 

@@ -1,4 +1,4 @@
-"""E-Branchformer (Kim et al., "E-Branchformer: Branchformer with Enhanced Merging for Speech Recognition", SLT 2022)."""
+"""E-Branchformer: Branchformer with Enhanced Merging for Speech Recognition (Kim et al., SLT 2022)."""
 
 from __future__ import annotations
 

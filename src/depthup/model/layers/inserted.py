@@ -83,7 +83,5 @@ class InsertedLayer(GradientCheckpointingLayer):
             return hidden_states
         if position_embeddings is not None:
             position_embeddings = spans.gather(position_embeddings[0]), spans.gather(position_embeddings[1])
-        view = View(
-            spans.real, spans.attention_mask, spans.gather(position_ids), position_embeddings, causal=False
-        )
+        view = View(spans.real, spans.attention_mask, spans.gather(position_ids), position_embeddings, causal=False)
         return spans.scatter(hidden_states, self.block(spans.gather(hidden_states), view))

@@ -1,0 +1,149 @@
+"""The commands as Python calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+import yaml
+from transformers import AutoTokenizer, set_seed
+from transformers.utils import logging as transformers_logging
+
+from depthup.config import DataConfig, Recipe
+from depthup.errors import UserError
+from depthup.evaluate import AsrReport, TextReport, evaluate_asr, text_report
+from depthup.model import checkpoint
+from depthup.model.base import local
+from depthup.model.processor import SpeechProcessor
+from depthup.model.speech_lm import SpeechLM
+from depthup.model.upscale import Plan
+from depthup.recipe import differences, dump_recipe, load_recipe
+from depthup.transcribe import transcribe_files
+
+log = logging.getLogger("depthup")
+RECIPE = "recipe.yaml"
+RESUMABLE = ("output_dir", "data.num_workers", "train.eval_", "train.save_", "train.logging_steps", "train.report_to")
+"""Keys that may change between a run and its resumption."""
+
+
+def load(path: Union[str, Path], **kwargs: Any) -> tuple[SpeechLM, SpeechProcessor]:
+    """A checkpoint's model, on the GPU where there is one, and its processor.
+
+    `kwargs` go to `SpeechLM.from_pretrained`, e.g. `base="/where/the/base/is/now"`. Raises UserError.
+    """
+    directory = checkpoint.find(path)
+    model = SpeechLM.from_pretrained(directory, **kwargs)
+    return model.to(default_device()), SpeechProcessor.from_pretrained(directory)
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: bool = False) -> Plan:
+    """Insert layers into a base and save the result, which computes what the base computes until it is trained.
+
+    Args:
+        recipe: of which `base`, `method`, `encoder`, `upscale`, `lora` and `prompt` matter.
+        output_dir: a new directory for the checkpoint; not needed for a dry run.
+        dry_run: plan only, without weights; a base's `config.json` is enough.
+
+    Raises UserError, among others where `output_dir` holds something already.
+    """
+    if dry_run:
+        return plan(recipe)
+    if output_dir is None:
+        raise UserError("upscale: give a directory to save to, or --dry-run")
+    directory = Path(output_dir)
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UserError(f"{directory}: is not empty, and nothing is overwritten; choose another directory")
+    model = SpeechLM.from_recipe(recipe)
+    model.save_pretrained(directory)
+    SpeechProcessor.build(model.config).save_pretrained(directory)
+    return model.plan()
+
+
+def plan(recipe: Recipe) -> Plan:
+    """What a recipe's model is made of, from configurations alone: no weights are read or made."""
+    with torch.device("meta"):
+        return SpeechLM.from_recipe(recipe, load_weights=False).plan()
+
+
+def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Path:
+    """Adapt a base as a recipe says and return the directory of the trained checkpoint.
+
+    A run that stands in `output_dir` already is resumed where its last checkpoint left it. Raises UserError, among
+    others where `output_dir` holds a run of another recipe.
+    """
+    from depthup.train.trainer import PARTIAL, SpeechTrainer, last_checkpoint
+
+    if not isinstance(recipe, Recipe):
+        recipe = load_recipe(recipe, overrides)
+    run = Path(recipe.output_dir)
+    _claim(run, recipe)
+    for left_over in run.glob(f"{PARTIAL}*"):
+        shutil.rmtree(left_over)
+    last = last_checkpoint(run)
+    if (run / checkpoint.WEIGHTS).is_file():
+        log.warning("%s: this run is complete; nothing to do", run)
+        return run
+    transformers_logging.set_verbosity_error()
+    set_seed(recipe.seed)
+    model = SpeechLM.from_recipe(recipe)
+    processor = SpeechProcessor.build(model.config)
+    trainer = SpeechTrainer(model, processor, recipe)
+    if last:
+        log.warning("%s: resuming from %s", run, last.name)
+    trainer.train(resume_from_checkpoint=str(last) if last else None)
+    if trainer.is_world_process_zero():
+        processor.save_pretrained(run)
+        model.save_pretrained(run)
+    return run
+
+
+def _claim(run: Path, recipe: Recipe) -> None:
+    """Keep the recipe beside its run, and refuse a directory that holds something else."""
+    kept = run / RECIPE
+    if kept.is_file():
+        old = yaml.safe_load(kept.read_text())
+        changed = [k for k in differences(old, dataclasses.asdict(recipe)) if not k.startswith(RESUMABLE)]
+        if changed:
+            raise UserError(
+                f"{run}: holds a run with another {', '.join(changed)}; choose another --output_dir or remove it"
+            )
+    elif run.is_dir() and any(run.iterdir()):
+        raise UserError(f"{run}: is not empty and holds no run of depthup; choose another --output_dir")
+    run.mkdir(parents=True, exist_ok=True)
+    kept.write_text(dump_recipe(recipe))
+
+
+def transcribe(model: SpeechLM, processor: SpeechProcessor, paths: Sequence[Union[str, Path]], **kwargs: Any) -> list:
+    """Transcripts of files and folders: see `depthup.transcribe.transcribe_files`."""
+    return transcribe_files(model, processor, paths, **kwargs)
+
+
+def evaluate(
+    model: SpeechLM,
+    processor: SpeechProcessor,
+    asr: Optional[str] = None,
+    text: Union[str, Path, None] = None,
+    data: Optional[DataConfig] = None,
+    by: Sequence[str] = (),
+    limit: Optional[int] = None,
+) -> tuple[Optional[AsrReport], Optional[TextReport]]:
+    """WER on the recordings of source `asr`, and drift from the base on the text file `text`.
+
+    Args:
+        by: manifest fields to group by, besides speaker and language.
+        limit: most clips of `asr`.
+    """
+    heard = evaluate_asr(model, processor, asr, data or DataConfig(), by=by, limit=limit) if asr else None
+    if text is None:
+        return heard, None
+    tokenizer = AutoTokenizer.from_pretrained(local(model.config.base), revision=model.config.base_revision)
+    return heard, text_report(model, model.load_base().to(model.device), tokenizer, Path(text))

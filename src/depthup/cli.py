@@ -1,0 +1,225 @@
+"""The commands: nothing but parsing and calling."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from depthup import __version__
+from depthup.errors import UserError
+
+Command = Callable[[list[str]], int]
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> int:
+    """Run a command and return its exit status: 0, or 2 after one line about what the user can mend."""
+    parser = argparse.ArgumentParser(
+        prog="depthup",
+        description="Teach a text LLM to hear, without making it forget how to read.",
+        epilog="\n".join(["commands:", *(f"  {name:<12}{about}" for name, (_, about) in COMMANDS.items())])
+        + "\n\n`depthup COMMAND --help` explains a command. New here? `depthup quickstart`.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="depthup [--version] COMMAND ...",
+    )
+    parser.add_argument("--version", action="version", version=f"depthup {__version__}")
+    parser.add_argument("command", choices=COMMANDS, metavar="COMMAND", help=argparse.SUPPRESS)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    chosen = parser.parse_args(words[:1] or ["--help"]).command
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        return COMMANDS[chosen][0](words[1:])
+    except UserError as error:
+        print(f"depthup: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("depthup: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser(command: str, about: str) -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(
+        prog=f"depthup {command}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def _quiet() -> None:
+    """No progress bars for reading weights; they say nothing a user waits for."""
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.disable_progress_bar()
+    transformers_logging.set_verbosity_error()
+
+
+def _is_recipe(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+def upscale(words: list[str]) -> int:
+    import dataclasses
+
+    from jsonargparse import ArgumentError, ArgumentParser, Namespace
+
+    from depthup.config import EncoderConfig, Recipe, UpscaleConfig
+    from depthup.recipe import hyphenless, load_recipe, one_line
+
+    parser = ArgumentParser(
+        prog="depthup upscale",
+        description="Insert layers into a base model, print the plan with parameter counts, and save.",
+        epilog="example: depthup upscale HuggingFaceTB/SmolLM2-360M my-model --layer e_branchformer --num-layers 8",
+        exit_on_error=False,
+    )
+    parser.add_argument("base", help="base model: hub id, directory, or a recipe (.yaml)")
+    parser.add_argument("output_dir", nargs="?", help="new directory for the upscaled model")
+    parser.add_argument("--dry_run", action="store_true", help="print the plan only; needs no weights")
+    parser.add_class_arguments(UpscaleConfig, as_group=False)
+    parser.add_class_arguments(EncoderConfig, "encoder")
+    words = hyphenless(words)
+    from_recipe = [w for w in words if _is_recipe(w)][:1]
+    recipe = load_recipe(from_recipe[0]) if from_recipe else Recipe()
+    parser.set_defaults({**dataclasses.asdict(recipe.upscale), "encoder": dataclasses.asdict(recipe.encoder)})
+    try:
+        options = parser.instantiate_classes(parser.parse_args(words))
+        chosen = UpscaleConfig(**{f.name: options[f.name] for f in dataclasses.fields(UpscaleConfig)})
+        encoder = EncoderConfig(**vars(options.encoder)) if isinstance(options.encoder, Namespace) else options.encoder
+    except (ArgumentError, ValueError) as error:
+        raise UserError(one_line(error, "upscale")) from error
+
+    _quiet()
+    from depthup import api
+    from depthup.evaluate.report import print_plan
+
+    recipe = dataclasses.replace(
+        recipe, upscale=chosen, encoder=encoder, base=recipe.base if from_recipe else options.base
+    )
+    print_plan(api.upscale(recipe, options.output_dir, dry_run=options.dry_run))
+    if not options.dry_run:
+        print(f"\nSaved to {options.output_dir}. It still computes what the base does; train it with `depthup train`.")
+    return 0
+
+
+def train(words: list[str]) -> int:
+    from depthup.recipe import dump_recipe, load_recipe, recipe_parser
+
+    if not words or words[0] in ("-h", "--help"):
+        parser = recipe_parser(
+            description="Adapt a base model as a recipe says. The same command resumes a run that was interrupted.",
+            epilog="example: depthup train recipes/fsdd.yaml --output_dir runs/a --train.max_steps 500\n"
+            "--print_config shows all values and trains nothing.",
+        )
+        parser.print_help()
+        return 0
+    recipe, *overrides = words
+    print_config = [w for w in overrides if w in ("--print_config", "--print-config")]
+    loaded = load_recipe(recipe, [w for w in overrides if w not in print_config])
+    if print_config:
+        print(dump_recipe(loaded), end="")
+        return 0
+    _quiet()
+    from depthup import api
+
+    print(f"Trained checkpoint: {api.train(loaded)}")
+    return 0
+
+
+def transcribe(words: list[str]) -> int:
+    parser = _parser("transcribe", "Write down what is said in recordings.")
+    parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
+    parser.add_argument("audio", nargs="+", help="files, folders, or - for standard input; any format, rate, channels")
+    parser.add_argument("--format", choices=("text", "json"), default="text", help="json has times and speed too")
+    parser.add_argument("--batch-seconds", type=float, default=60.0, help="seconds of audio per batch (default 60)")
+    parser.add_argument("--num-beams", type=int, default=1, help="beam search with so many beams (default 1: greedy)")
+    _add_moved(parser)
+    options = parser.parse_args(words)
+
+    model, processor = _load(options)
+    from depthup.transcribe import to_json, transcribe_files
+
+    began = time.perf_counter()
+    found = transcribe_files(
+        model, processor, options.audio, batch_seconds=options.batch_seconds, num_beams=options.num_beams
+    )
+    if options.format == "json":
+        print(json.dumps(to_json(found, time.perf_counter() - began), ensure_ascii=False, indent=2))
+    else:
+        for transcript in found:
+            if transcript.error is None:
+                print(transcript.text if len(found) == 1 else f"{transcript.path}: {transcript.text}")
+    return 2 if any(transcript.error for transcript in found) else 0
+
+
+def evaluate(words: list[str]) -> int:
+    parser = _parser("evaluate", "Measure word error rate on recordings, and drift from the base model on text.")
+    parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
+    parser.add_argument("--asr", metavar="MANIFEST", help="transcribed recordings: JSONL, Lhotse, Shar, dataset:split")
+    parser.add_argument("--text", metavar="FILE", help="UTF-8 text for perplexity and drift from the base")
+    parser.add_argument("--by", action="append", default=[], metavar="FIELD", help="also group by this manifest field")
+    parser.add_argument("--limit", type=int, help="most clips")
+    parser.add_argument("--audio-field", default="audio", help="manifest field with the audio")
+    parser.add_argument("--text-field", default="text", help="manifest field with the transcript")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    _add_moved(parser)
+    options = parser.parse_args(words)
+    if not (options.asr or options.text):
+        raise UserError("evaluate: nothing to measure; give --asr MANIFEST, --text FILE, or both")
+
+    model, processor = _load(options)
+    from depthup import api
+    from depthup.config import DataConfig
+    from depthup.evaluate.report import evaluation_json, print_asr, print_text
+
+    data = DataConfig(audio_field=options.audio_field, text_field=options.text_field)
+    asr, text = api.evaluate(model, processor, options.asr, options.text, data, options.by, options.limit)
+    if options.json:
+        print(json.dumps(evaluation_json(asr, text), ensure_ascii=False))
+        return 0
+    if asr:
+        print_asr(asr)
+    if text:
+        print_text(text)
+    return 0
+
+
+def quickstart(words: list[str]) -> int:
+    parser = _parser(
+        "quickstart",
+        "Minutes to a text LLM that hears: takes SmolLM2-135M, makes a small corpus of synthetic speech,\n"
+        "inserts E-Branchformer layers, trains them, and measures speech and text before and after.",
+    )
+    parser.add_argument("--dir", type=Path, default=Path("quickstart"), help="where everything goes")
+    parser.add_argument("--base", help="a base by hub id or directory instead of the packaged SmolLM2-135M-Instruct")
+    options = parser.parse_args(words)
+    _quiet()
+    from depthup.quickstart.run import run
+
+    run(options.dir, options.base)
+    return 0
+
+
+def _add_moved(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--base", help="where the base model is now, if it has moved")
+    parser.add_argument("--encoder", help="where the speech encoder is now, if it has moved")
+
+
+def _load(options: argparse.Namespace) -> Any:
+    _quiet()
+    from depthup import api
+
+    return api.load(options.checkpoint, base=options.base, encoder=options.encoder)
+
+
+COMMANDS: dict[str, tuple[Command, str]] = {
+    "quickstart": (quickstart, "from nothing to a small speech LLM, measured, in minutes"),
+    "upscale": (upscale, "insert layers into a base model"),
+    "train": (train, "adapt a base model to recordings, as a recipe says"),
+    "transcribe": (transcribe, "audio in, text out"),
+    "evaluate": (evaluate, "word error rate, and drift of text ability"),
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

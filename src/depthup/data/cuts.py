@@ -1,0 +1,271 @@
+"""From whatever people have to Lhotse cuts, one transcribed clip each, read lazily."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import importlib
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial, reduce
+from itertools import islice
+from operator import add
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Union
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item
+
+from depthup.config import DataConfig
+from depthup.data.audio import audio_file, header_duration, make_cut
+from depthup.errors import UserError
+
+MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv")
+# What `datasets` calls an audiofolder: a table beside the recordings, with their paths in `file_name`.
+AUDIOFOLDER_TABLES = ("metadata.jsonl", "metadata.csv")
+HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?:(?P<split>.+)")
+FIRST_CLIPS = 10
+
+
+def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_text: bool = True) -> CutSet:
+    """Cuts of a source, or of several one after the other; lazy, and iterable again and again.
+
+    Sources: a JSONL manifest or CSV table (`audio`, relative to the manifest, `text`, optional `start`, `duration`,
+    `speaker`, `language`; other fields go into `supervision.custom`), a Lhotse cut manifest or Shar directory, a
+    Hugging Face dataset (`name:split`, `owner/name:split`, `owner/name/config:split`), or a local directory of one
+    (`dir`, `dir:split`) saved by `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
+
+    Every cut has one supervision with a text that is not empty, unless `require_text` is false.
+    A file whose header is asked for its duration and cannot be read gives a cut too: `read_audio` raises `BadAudio`.
+
+    Raises `UserError`, here or while iterating, naming the source, line or field that is wrong.
+    """
+    sources = [source] if isinstance(source, str) else list(source)
+    if not sources:
+        raise UserError("data: no recordings are given; name a manifest, e.g. data.train: train.jsonl")
+    return reduce(add, (_load_one(one, config, require_text) for one in sources))
+
+
+def _load_one(source: str, config: DataConfig, require_text: bool) -> CutSet:
+    path = Path(source).expanduser()
+    directory, _, split = source.partition(":")
+    if path.is_file():
+        if not path.name.endswith(MANIFEST_SUFFIXES):
+            raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
+        cuts = CutSet(ManifestCuts(path, config, require_text))
+    elif path.is_dir() and any(path.glob("cuts.*.jsonl*")):
+        cuts = _load_shar(path).map(partial(_checked, where=source, require_text=require_text))
+    elif table := next((path / name for name in AUDIOFOLDER_TABLES if (path / name).is_file()), None):
+        cuts = CutSet(ManifestCuts(table, replace(config, audio_field="file_name"), require_text))
+    elif Path(directory).expanduser().is_dir():
+        dataset = _load_local_dataset(Path(directory).expanduser(), split)
+        cuts = _dataset_cuts(dataset, source, config, require_text)
+    elif (match := HUB_NAME.fullmatch(source)) and not source.endswith(MANIFEST_SUFFIXES):
+        dataset = _load_dataset(match["name"], source, match["split"], match["config"])
+        cuts = _dataset_cuts(dataset, source, config, require_text)
+    else:
+        raise UserError(f"{source}: no such file or directory (a Hugging Face dataset needs its split: `name:split`)")
+    _check_first(cuts, source)
+    return cuts
+
+
+def _check_first(cuts: CutSet, source: str) -> None:
+    """A look at the first clips finds most mistakes before anything long begins."""
+    first = list(islice(cuts, FIRST_CLIPS))
+    if not first:
+        raise UserError(f"{source}: no clips in it; give a manifest with one clip a line")
+    files = [audio_file(cut) for cut in first]
+    if not any(file is None or file.is_file() for file in files):
+        raise UserError(f"{first[0].id}: no such audio file: {files[0]}; correct the path")
+
+
+@dataclass(frozen=True)
+class ManifestCuts:
+    """The cuts of a JSONL manifest, ours or Lhotse's, or of a CSV table, read line by line at each iteration."""
+
+    path: Path
+    config: DataConfig
+    require_text: bool
+
+    def __iter__(self) -> Iterator[Cut]:
+        opener = gzip.open if self.path.suffix == ".gz" else open
+        read = _csv_rows if self.path.suffix == ".csv" else _json_rows
+        try:
+            with opener(self.path, "rt", encoding="utf-8-sig") as lines:
+                for where, fields in read(lines, self.path):
+                    yield self._cut(fields, where)
+        except (OSError, EOFError, UnicodeDecodeError) as error:
+            raise UserError(f"{self.path}: cannot read the manifest ({error}); write it as UTF-8 JSON lines") from error
+
+    def _cut(self, fields: dict[str, Any], where: str) -> Cut:
+        if str(fields.get("type")).endswith("Cut") and "id" in fields:
+            return _checked(_lhotse_cut(fields, where), where, self.require_text)
+        audio = _take_audio(fields, self.config.audio_field, where)
+        path = self.path.parent / Path(audio).expanduser()
+        start = _take_seconds(fields, "start", where) or 0.0
+        duration = _take_seconds(fields, "duration", where)
+        if duration is None:
+            total = header_duration(path)
+            # An unreadable file stays in, at a length no filter drops, so that whoever reads it can count and name it.
+            duration = self.config.min_duration if total is None else max(total - start, 0.0)
+        return _cut_from_fields(fields, where, path, start, duration, self.config, self.require_text)
+
+
+def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> CutSet:
+    for option in ["audio_field", "text_field"] if require_text else ["audio_field"]:
+        if (column := getattr(config, option)) not in dataset.column_names:
+            columns = ", ".join(dataset.column_names)
+            raise UserError(f"{source}: no column `{column}`; set data.{option} to one of {columns}")
+    undecoded = dataset.cast_column(config.audio_field, _datasets(source).Audio(decode=False))
+    return CutSet(DatasetCuts(undecoded, source, config, require_text))
+
+
+@dataclass(frozen=True)
+class DatasetCuts:
+    """The cuts of a Hugging Face dataset; each holds the encoded bytes of its clip, or its path.
+
+    `dataset` has its audio column undecoded: a dict of `bytes` and `path`.
+    """
+
+    dataset: Any
+    source: str
+    config: DataConfig
+    require_text: bool
+
+    def __iter__(self) -> Iterator[Cut]:
+        for row, item in enumerate(self.dataset):
+            where = f"{self.source}:{row}"
+            content = item.pop(self.config.audio_field)
+            if content is None or (content["bytes"] is None and content["path"] is None):
+                raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
+            audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
+            duration = header_duration(audio) or self.config.min_duration
+            yield _cut_from_fields(item, where, audio, 0.0, duration, self.config, self.require_text)
+
+
+def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in enumerate(lines, 1):
+        where = f"{path}:{number}"
+        if not line.strip():
+            continue
+        try:
+            fields = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{where}: not valid JSON ({error}); each line must be one object") from error
+        if not isinstance(fields, dict):
+            raise UserError(f"{where}: each line must be one JSON object, not {line.strip()[:40]}")
+        yield where, fields
+
+
+def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    reader = csv.DictReader(lines)
+    for row in reader:
+        yield f"{path}:{reader.line_num}", {name: value for name, value in row.items() if value}
+
+
+def _cut_from_fields(
+    fields: dict[str, Any],
+    where: str,
+    audio: Union[Path, bytes],
+    start: float,
+    duration: float,
+    config: DataConfig,
+    require_text: bool,
+) -> Cut:
+    text = fields.pop(config.text_field, None)
+    if require_text:
+        _check_text(text, where, config.text_field)
+    speaker, language = fields.pop("speaker", None), fields.pop("language", None)
+    return make_cut(where, audio, text, start, duration, speaker, language, fields)
+
+
+def _check_text(text: Any, where: str, field: str = "text") -> None:
+    if text is None:
+        raise UserError(f"{where}: no field `{field}`; add the transcript, or name its field with data.text_field")
+    if not isinstance(text, str) or not text.strip():
+        raise UserError(f"{where}: `{field}` must be a transcript that is not empty, not {text!r}; remove the clip")
+
+
+def _take_audio(fields: dict[str, Any], field: str, where: str) -> str:
+    audio = fields.pop(field, None)
+    if not isinstance(audio, str) or not audio:
+        raise UserError(f"{where}: no field `{field}` with a path; add it, or name it with data.audio_field")
+    return audio
+
+
+def _take_seconds(fields: dict[str, Any], field: str, where: str) -> float | None:
+    value = fields.pop(field, None)
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds >= 0):
+        raise UserError(f"{where}: `{field}` must be a number of seconds, not {value!r}")
+    return seconds
+
+
+def _lhotse_cut(fields: dict[str, Any], where: str) -> Cut:
+    try:
+        return deserialize_item(fields)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"{where}: not a cut that Lhotse can read ({error!r})") from error
+
+
+def _checked(cut: Cut, where: str, require_text: bool) -> Cut:
+    """A cut of a Lhotse manifest, when it is one transcribed clip."""
+    if require_text:
+        if len(cut.supervisions) != 1:
+            raise UserError(
+                f"{where}: cut {cut.id} has {len(cut.supervisions)} supervisions instead of one; "
+                f"run CutSet.trim_to_supervisions() on the manifest"
+            )
+        _check_text(cut.supervisions[0].text, f"{where}: cut {cut.id}")
+    return cut
+
+
+def _load_shar(path: Path) -> CutSet:
+    fields: dict[str, Sequence[Union[Path, str]]] = {"cuts": sorted(path.glob("cuts.*.jsonl*"))}
+    recordings = sorted(path.glob("recording.*.tar*"))
+    if recordings:
+        fields["recording"] = recordings
+    if len(recordings) not in (0, len(fields["cuts"])):
+        raise UserError(
+            f"{path}: {len(fields['cuts'])} cut shards but {len(recordings)} recording shards; copy the rest"
+        )
+    return CutSet.from_shar(fields=fields)
+
+
+def _load_local_dataset(path: Path, split: str) -> Any:
+    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
+        datasets = _datasets(str(path))
+        dataset = datasets.load_from_disk(str(path))
+        if not isinstance(dataset, datasets.DatasetDict):
+            return dataset
+        if split not in dataset:
+            raise UserError(f"{path}: name one of its splits: {', '.join(f'{path}:{name}' for name in dataset)}")
+        return dataset[split]
+    if not any(path.rglob("*.parquet")):
+        raise UserError(f"{path}: a directory without manifest, Shar or dataset files; give a .jsonl with transcripts")
+    return _load_dataset(str(path), str(path), split or "train")
+
+
+def _load_dataset(name_or_path: str, source: str, split: str, config: str | None = None) -> Any:
+    try:
+        return _datasets(source).load_dataset(name_or_path, config, split=split)
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{source}: cannot load the Hugging Face dataset: {reason}") from error
+
+
+def _datasets(source: str) -> ModuleType:
+    try:
+        return importlib.import_module("datasets")
+    except ImportError as error:
+        raise UserError(f"{source}: Hugging Face datasets need `pip install depthup[datasets]`") from error

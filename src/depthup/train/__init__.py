@@ -1,0 +1,1 @@
+"""Training: the Hugging Face Trainer with our batches, our loss and exact resume."""

@@ -1,0 +1,70 @@
+"""One dense line of progress: step, loss, WER, hours of audio per hour, memory, time left."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Optional
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+if TYPE_CHECKING:
+    from depthup.train.trainer import SpeechTrainer
+
+
+def peak_memory_gb() -> float:
+    """Most memory this process has held, in GB: of the GPU where there is one, else of the machine."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 1e9
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e9 if sys.platform == "darwin" else peak / 1e6  # bytes there, kilobytes here
+
+
+def clock(seconds: float) -> str:
+    """12:34, or 1:02:03."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
+
+
+class ProgressLine(TrainerCallback):
+    """Prints a line to standard error whenever the Trainer logs."""
+
+    def __init__(self, trainer: SpeechTrainer) -> None:
+        self.trainer = trainer
+        self.wer: Optional[float] = None
+        self.start = (0.0, 0, 0.0)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self.start = (time.perf_counter(), state.global_step, self.trainer.audio_seconds)
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Optional[dict[str, float]] = None,
+        **kwargs: Any,
+    ) -> None:
+        logs = logs or {}
+        if not state.is_world_process_zero:
+            return
+        if "eval_wer" in logs:
+            self.wer = logs["eval_wer"]
+        if "loss" not in logs:
+            return
+        began, first_step, first_audio = self.start
+        wall, steps = time.perf_counter() - began, state.global_step - first_step
+        rate = (self.trainer.audio_seconds - first_audio) / wall
+        warm = state.global_step <= self.trainer.recipe.train.ctc_warmup_steps
+        wer = "   --  " if self.wer is None else f"{self.wer:6.1%}"
+        print(
+            f"step {state.global_step:>5}/{state.max_steps}  {'CTC ' if warm else ''}loss {logs['loss']:.3f}  "
+            f"WER {wer}  {rate:.0f} h audio/h  {peak_memory_gb():.1f} GB  "
+            f"{clock(wall / max(1, steps) * (state.max_steps - state.global_step))} left",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -1,0 +1,194 @@
+"""The Hugging Face Trainer with Lhotse batches, a loss at labels only, validation WER and exact resume."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from depthup.config import Recipe
+from depthup.data import BatchStream, load_cuts
+from depthup.errors import UserError
+from depthup.evaluate.asr import evaluate_asr
+from depthup.model import checkpoint
+from depthup.model.processor import SpeechProcessor
+from depthup.model.speech_lm import SpeechLM
+from depthup.train.progress import ProgressLine
+from depthup.train.state import load_rng, load_state, save_state
+
+PARTIAL = ".partial-"
+"""Prefix of a checkpoint that is being written."""
+
+
+class SpeechTrainer(Trainer):
+    """Trains a `SpeechLM` as a recipe says. `train.ctc_warmup_steps` come before `train.max_steps`."""
+
+    def __init__(self, model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.audio_seconds = 0.0
+        if recipe.train.gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
+        super().__init__(model=model, args=training_arguments(recipe), processing_class=processor, eval_dataset=[])
+        self.remove_callback(PrinterCallback)
+        self.remove_callback(ProgressCallback)
+        self.add_callback(ProgressLine(self))
+        # The loss averages over all labels of an optimizer step, which the Trainer counts for models that say so.
+        self.model_accepts_loss_kwargs = True
+
+    def get_train_dataloader(self) -> DataLoader:
+        data = self.recipe.data
+        stream = BatchStream(
+            load_cuts(data.train, data),
+            self.processing_class,
+            data,
+            self.recipe.augment,
+            self.recipe.seed,
+            rank=self.args.process_index,
+            world_size=self.args.world_size,
+        )
+        stream.skip(self._resumed_step() * self.args.gradient_accumulation_steps)
+        workers = data.num_workers
+        return DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+
+    def _resumed_step(self) -> int:
+        last = last_checkpoint(Path(self.args.output_dir))
+        return int(last.name.rsplit("-", 1)[1]) if last else 0
+
+    def create_optimizer(self, model: Optional[nn.Module] = None) -> torch.optim.Optimizer:
+        """AdamW over what trains: the LLM's weights and the speech front end, each at its own rate."""
+        if self.optimizer is None:
+            settings = self.recipe.train
+            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            for name, parameter in self.model.named_parameters():
+                if parameter.requires_grad:
+                    groups.setdefault((name.startswith("llm."), parameter.ndim > 1), []).append(parameter)
+            self.optimizer = torch.optim.AdamW(
+                [
+                    {
+                        "params": parameters,
+                        "lr": settings.learning_rate if in_llm else settings.speech_learning_rate,
+                        "weight_decay": settings.weight_decay if is_matrix else 0.0,
+                    }
+                    for (in_llm, is_matrix), parameters in groups.items()
+                ],
+                betas=(0.9, 0.98),
+            )
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Optional[torch.Tensor] = None,
+    ) -> Any:
+        self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
+        settings = self.recipe.train
+        ctc_only = self.state.global_step < settings.ctc_warmup_steps
+        accumulation = self.args.gradient_accumulation_steps
+        if not self.model.config.ctc_outputs:
+            del inputs["ctc_labels"], inputs["ctc_label_lengths"]
+        outputs = model(
+            **inputs, ctc_weight=settings.ctc_weight, ctc_only=ctc_only, num_items_in_batch=num_items_in_batch
+        )
+        loss = outputs.loss / accumulation if ctc_only else outputs.loss
+        return (loss, outputs) if return_outputs else loss
+
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Validation WER, logged as `eval_wer`; not a number while only CTC trains."""
+        metrics: dict[str, float] = {}
+        if self.recipe.data.validation and self.state.global_step > self.recipe.train.ctc_warmup_steps:
+            report = evaluate_asr(
+                self.accelerator.unwrap_model(self.model),
+                self.processing_class,
+                self.recipe.data.validation,
+                self.recipe.data,
+                limit=self.recipe.train.eval_clips,
+            )
+            metrics = {"eval_wer": report.wer}
+            self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def log(self, logs: dict[str, float], start_time: Optional[float] = None) -> None:
+        loss = logs.get("loss", 0.0)
+        if loss != loss:
+            raise UserError(
+                f"loss is not a number at step {self.state.global_step}: lower train.learning_rate; "
+                f"checkpoints up to here are kept in {self.args.output_dir}"
+            )
+        super().log({**logs, "audio_hours": round(self.audio_seconds / 3600, 4)}, start_time)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write a checkpoint beside its place and move it there whole, so that a kill leaves none half written."""
+        if not self.args.should_save:
+            return
+        run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        partial = run / f"{PARTIAL}{name}"
+        shutil.rmtree(partial, ignore_errors=True)
+        checkpoint.save_trained(self.accelerator.unwrap_model(self.model), partial)
+        self.processing_class.save_pretrained(partial)
+        save_state(partial, self.optimizer, self.lr_scheduler, {"audio_seconds": self.audio_seconds})
+        self.state.save_to_json(str(partial / "trainer_state.json"))
+        shutil.rmtree(run / name, ignore_errors=True)
+        os.replace(partial, run / name)
+        rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit, use_mtime=True)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Optional[nn.Module] = None) -> None:
+        checkpoint.load_trained(self.model, Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
+        if checkpoint is not None:
+            rest = load_state(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            self.audio_seconds = rest["audio_seconds"]
+
+    def _load_rng_state(self, checkpoint: Optional[str]) -> None:
+        if checkpoint is not None:
+            load_rng(Path(checkpoint))
+
+
+def last_checkpoint(run: Path) -> Optional[Path]:
+    """The newest whole checkpoint of a run."""
+    found = [p for p in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (p / "trainer_state.json").is_file()]
+    return max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
+
+
+def training_arguments(recipe: Recipe) -> TrainingArguments:
+    """The Trainer's arguments for a recipe."""
+    settings = recipe.train
+    steps = settings.ctc_warmup_steps + settings.max_steps
+    bf16 = torch.cuda.is_available() and recipe.dtype != "float32" and torch.cuda.is_bf16_supported()
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path(recipe.output_dir) / "tensorboard"))
+    return TrainingArguments(
+        output_dir=recipe.output_dir,
+        max_steps=steps,
+        per_device_train_batch_size=1,  # a batch is what the sampler makes
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type=settings.lr_schedule,
+        warmup_steps=settings.warmup_steps,
+        max_grad_norm=settings.max_grad_norm,
+        logging_steps=settings.logging_steps,
+        logging_nan_inf_filter=False,
+        eval_strategy="steps" if settings.eval_steps else "no",
+        eval_steps=settings.eval_steps or None,
+        save_steps=settings.save_steps,
+        save_total_limit=settings.save_total_limit,
+        report_to=settings.report_to,
+        seed=recipe.seed,
+        bf16=bf16,
+        use_cpu=not torch.cuda.is_available(),
+        ignore_data_skip=True,  # the stream itself stands where it stood
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        remove_unused_columns=False,
+    )
