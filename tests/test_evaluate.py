@@ -253,13 +253,14 @@ def test_a_manifest_goes_through_the_data_room(tmp_path: Path, monkeypatch: pyte
     clips = [
         {"audio": "a.wav", "text": "800", "duration": 0.05, "speaker": "x", "room": "hall"},
         {"audio": "gone.wav", "text": "zero", "duration": 0.05, "speaker": "y"},
-        {"audio": "b.flac", "text": "fünfhundert", "language": "de"},
+        {"audio": "b.flac", "text": "five hundred", "language": "de"},
     ]
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(clip) for clip in clips))
     source = str(tmp_path / "test.jsonl")
     report = evaluate_asr(None, SimpleNamespace(sampling_rate=16000), source, DataConfig(), by=["room"])
-    assert [(e.reference, e.hypothesis) for e in report.examples] == [("800", "800"), ("fünfhundert", "500")]
-    assert (report.skipped, report.substitutions) == (1, 1)
+    assert [(e.reference, e.hypothesis) for e in report.examples] == [("800", "800"), ("five hundred", "500")]
+    # Read as English, "five hundred" would be "500".
+    assert (report.skipped, report.reference_words, report.substitutions, report.deletions) == (1, 3, 1, 1)
     assert {name: list(score.values) for name, score in report.groups.items()} == {
         "speaker": ["x"],
         "language": ["de"],
