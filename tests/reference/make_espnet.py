@@ -8,18 +8,18 @@ ESPnet need not be installed, only unpacked beside two small packages:
     PYTHONPATH=/tmp/espnet python tests/reference/make_espnet.py
 
 The file holds every parameter under ESPnet's name after `layer.`; `x` [1, 20, 16] and `x_short` [1, 13, 16] with the
-outputs `y` and `y_short`, each clip alone; and `y_padded` [2, 20, 16], both in one batch, `x_short` padded with zeros and
-masked in ESPnet's way: attention skips padded frames, the convolutions read what padding has become by then.
+outputs `y` and `y_short`, each clip alone; and `y_padded` [2, 20, 16], both in one batch, `x_short` padded with zeros
+and masked in ESPnet's way: attention skips padded frames, the convolutions read what padding has become by then.
 """
 
 from pathlib import Path
 
 import torch
-from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoderLayer
-from espnet2.asr.layers.cgmlp import ConvolutionalGatingMLP
 from espnet.nets.pytorch_backend.nets_utils import get_activation, make_pad_mask
 from espnet.nets.pytorch_backend.transformer.attention import MultiHeadedAttention
 from espnet.nets.pytorch_backend.transformer.positionwise_feed_forward import PositionwiseFeedForward
+from espnet2.asr.encoder.e_branchformer_encoder import EBranchformerEncoderLayer
+from espnet2.asr.layers.cgmlp import ConvolutionalGatingMLP
 from safetensors.torch import save_file
 
 SIZE, FRAMES, SHORT = 16, 20, 13

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from depthup.adapt import adapt_llm, adapters_for
@@ -212,6 +212,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             assert input_ids is not None and input_lengths is not None
             inputs_embeds, speech_ids = self.merge(input_ids, input_features, input_lengths)
             input_ids = None
+        if use_cache is None:
+            use_cache = labels is None and self.llm.config.use_cache
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.llm.config)  # made here, since the context is kept in it
         shape = inputs_embeds if inputs_embeds is not None else input_ids[..., None].expand(-1, -1, 0)
         context = self._context(speech_ids, shape, attention_mask, past_key_values)
         inputs = {

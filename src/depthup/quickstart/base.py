@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depthup.errors import UserError
 
@@ -83,7 +83,7 @@ def _convert(gguf: Path, directory: Path) -> None:
     config = copy.deepcopy(quantized.config)
     # transformers saves no model that it loaded from GGUF, so the weights move to a fresh one.
     del config.quantization_config
-    model = LlamaForCausalLM(config)
+    model = AutoModelForCausalLM.from_config(config)
     model.load_state_dict(quantized.state_dict())
     model.generation_config = quantized.generation_config
     model.save_pretrained(directory)

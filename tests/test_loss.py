@@ -1,0 +1,92 @@
+"""The loss looks at label positions only, and equals the one over all logits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny import SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+
+ROWS = [[text_ids(2, 1), clip(33, 2), text_ids(6, 3)], [clip(21, 4), text_ids(9, 5)]]
+
+
+def labelled():
+    inputs = inputs_of(ROWS)
+    labels = inputs["input_ids"].clone()
+    labels[(labels == 96) | (inputs["attention_mask"] == 0)] = -100
+    labels[0, :3] = -100
+    return inputs, labels
+
+
+def gradients(model, loss):
+    model.zero_grad()
+    loss.backward()
+    return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma"])
+@pytest.mark.parametrize("scope", SCOPES)
+def test_label_only_equals_full_logits(scope, family):
+    model = shake(tiny_speech_lm(tiny_base(family), scope=scope))
+    inputs, labels = labelled()
+    ours = model(**inputs, labels=labels).loss
+    logits = model(**inputs).logits
+    full = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+    torch.testing.assert_close(ours, full)
+    a, b = gradients(model, ours), gradients(model, full)
+    assert a.keys() == b.keys() and a
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-6)
+
+
+def test_lm_head_sees_label_positions_only():
+    model = tiny_speech_lm()
+    inputs, labels = labelled()
+    seen = []
+    hook = lambda module, args, output: seen.append(tuple(args[0].shape))  # noqa: E731
+    model.get_output_embeddings().register_forward_hook(hook)
+    model(**inputs, labels=labels)
+    assert seen == [(int((labels[:, 1:] != -100).sum()), 32)]
+
+
+def test_accumulated_batches_weigh_every_label_the_same():
+    model = shake(tiny_speech_lm())
+    inputs, labels = labelled()
+    whole = model(**inputs, labels=labels).loss
+    count = int((labels[:, 1:] != -100).sum())
+    parts = 0.0
+    for i, row in enumerate(ROWS):
+        one = inputs_of([row])
+        parts += model(**one, labels=labels[i : i + 1, : one["input_ids"].shape[1]], num_items_in_batch=count).loss
+    torch.testing.assert_close(whole, parts)
+
+
+def test_ctc_loss_of_a_batch_is_the_mean_of_its_clips_and_the_warm_up_gives_the_same():
+    model = shake(tiny_speech_lm(ctc=True, placement="bottom"))
+    rows = [[clip(33, 2), text_ids(6, 3)], [clip(21, 4), text_ids(9, 5)]]
+    texts = [torch.tensor([5, 6, 7]), torch.tensor([9, 8])]
+
+    def ctc(indices, **options):
+        lengths = torch.tensor([len(texts[i]) for i in indices])
+        padded = torch.nn.utils.rnn.pad_sequence([texts[i] for i in indices], batch_first=True)
+        inputs = inputs_of([rows[i] for i in indices])
+        return model(**inputs, ctc_labels=padded, ctc_label_lengths=lengths, **options).loss
+
+    together = ctc([0, 1], ctc_only=True)
+    torch.testing.assert_close(together, (ctc([0], ctc_only=True) + ctc([1], ctc_only=True)) / 2)
+    inputs = inputs_of(rows)
+    labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == 96, -100)
+    with_lm = ctc([0, 1], labels=labels, ctc_weight=1.0) - ctc([0, 1], labels=labels, ctc_weight=0.0)
+    torch.testing.assert_close(with_lm, together, rtol=1e-4, atol=1e-4)
+
+
+def test_ctc_warm_up_runs_no_layer_above_the_topmost_inserted_one():
+    model = tiny_speech_lm(ctc=True, placement="bottom")
+    ran = []
+    for i, layer in enumerate(model.llm.get_decoder().layers):
+        layer.register_forward_hook(lambda *_, i=i: ran.append(i))
+    batch = inputs_of([[clip(33)]])
+    loss = model(**batch, ctc_only=True, ctc_labels=torch.tensor([[3, 4]]), ctc_label_lengths=torch.tensor([2])).loss
+    loss.backward()
+    assert ran == [0, 1, 2, 3]
+    assert model.llm.config.num_hidden_layers == 6
