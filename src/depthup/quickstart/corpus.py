@@ -211,7 +211,7 @@ def _trim(waveform: np.ndarray, rate: int) -> np.ndarray:
     level = np.abs(waveform.astype(np.int32))
     loud = np.flatnonzero(level > 0.01 * level.max())
     margin = int(MARGIN_SECONDS * rate)
-    return waveform[max(loud[0] - margin, 0) : loud[-1] + margin]
+    return waveform[max(loud[0] - margin, 0) : loud[-1] + 1 + margin]
 
 
 class _Espeak:
