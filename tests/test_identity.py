@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import pytest
 import torch
 from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
@@ -136,5 +135,3 @@ def test_text_before_speech_in_the_cache_is_as_if_seen_at_once():
                 inputs_embeds=embeds[:, 5:], speech_ids=speech_ids[:, 5:], past_key_values=first.past_key_values
             )
         torch.testing.assert_close(second.logits, at_once[:, 5:], rtol=1e-4, atol=1e-4)
-
-

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from typing import Any
 
 import torch
@@ -86,8 +87,7 @@ def text_ids(length: int, seed: int = 0) -> list[int]:
 
 def frames_of(clip_frames: int) -> int:
     """Placeholders for a clip: 4 features a frame, 2 frames stacked."""
-    return -(-(-(-clip_frames // 4)) // 2)
-
+    return math.ceil(math.ceil(clip_frames / 4) / 2)
 
 
 def inputs_of(rows: list[list[Any]], side: str = "right") -> dict[str, torch.Tensor]:

@@ -1,4 +1,7 @@
-"""depthup teaches a text LLM to hear, without making it forget how to read."""
+"""depthup teaches a text LLM to hear, without making it forget how to read.
+
+The commands as Python calls are in `depthup.api`.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,6 @@ _PUBLIC = {
     "SpeechLMConfig": "depthup.model.configuration",
     "SpeechProcessor": "depthup.model.processor",
     "load": "depthup.api",
-    "upscale": "depthup.api",
-    "train": "depthup.api",
-    "transcribe": "depthup.api",
-    "evaluate": "depthup.api",
     "load_recipe": "depthup.recipe",
 }
 __all__ = [*_PUBLIC, "__version__"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, Optional
+from typing import Any
 
 import peft
 import torch
@@ -17,11 +17,10 @@ from depthup.config import LoraConfig, Method
 from depthup.model.upscale import inserted_layers
 
 
-def adapt_llm(llm: PreTrainedModel, method: Method, lora: Optional[LoraConfig], seed: int = 0) -> None:
+def adapt_llm(llm: PreTrainedModel, method: Method, lora: LoraConfig, seed: int = 0) -> None:
     """Decide which weights of an LLM, with layers inserted or not, train. LoRA adapters are added in place."""
     llm.requires_grad_(method == "full")
     if "lora" in method:
-        assert lora is not None
         add_lora(llm, lora, seed)
     for layer in inserted_layers(llm):
         layer.requires_grad_(True)
@@ -36,7 +35,7 @@ def add_lora(llm: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     inserted = tuple(f"layers.{layer.layer_idx}." for layer in inserted_layers(llm))
     config = peft.LoraConfig(
         r=lora.rank,
-        lora_alpha=lora.alpha,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by it
         lora_dropout=lora.dropout,
         target_modules=[name for name in targets if not name.startswith(inserted)],
     )
@@ -48,7 +47,7 @@ def add_lora(llm: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
 @contextmanager
 def adapters_for(llm: PreTrainedModel, has_speech: torch.Tensor) -> Iterator[None]:
     """Within it, LoRA adapters act on the rows where `has_speech` [B] is true and on no others."""
-    layers = [m for m in llm.modules() if isinstance(m, LoraLayer)]
+    layers: list[Any] = [m for m in llm.modules() if isinstance(m, LoraLayer)]
     if not layers or bool(has_speech.all()):
         yield
         return

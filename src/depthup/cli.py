@@ -84,7 +84,7 @@ def upscale(words: list[str]) -> int:
     recipe = load_recipe(from_recipe[0]) if from_recipe else Recipe()
     parser.set_defaults({**dataclasses.asdict(recipe.upscale), "encoder": dataclasses.asdict(recipe.encoder)})
     try:
-        options = parser.instantiate_classes(parser.parse_args(words))
+        options = parser.instantiate(parser.parse_args(words))
         chosen = UpscaleConfig(**{f.name: options[f.name] for f in dataclasses.fields(UpscaleConfig)})
         encoder = EncoderConfig(**vars(options.encoder)) if isinstance(options.encoder, Namespace) else options.encoder
     except (ArgumentError, ValueError) as error:

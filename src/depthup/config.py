@@ -175,7 +175,7 @@ class TrainConfig:
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """Decay after the warm-up."""
     max_grad_norm: float = 1.0
-    """Gradient clipping."""
+    """Longer gradients are scaled down to this norm."""
     gradient_accumulation_steps: int = 1
     """Batches per optimizer step."""
     gradient_checkpointing: bool = False

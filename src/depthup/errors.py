@@ -6,3 +6,9 @@ class UserError(Exception):
 
     The commands print it without a traceback and exit with status 2; in Python it is an ordinary exception.
     """
+
+    def __init__(self, message: str) -> None:
+        # A worker of a DataLoader hands on its whole traceback as the message; our line ends it.
+        if message.startswith("Caught "):
+            message = message.strip().splitlines()[-1].partition(": ")[2]
+        super().__init__(message)

@@ -39,7 +39,7 @@ def load_recipe(path: Union[str, Path, None] = None, overrides: Sequence[str] = 
     try:
         config = parser.parse_object(values) if values else parser.get_defaults()
         config = parser.parse_args(_known_options(overrides), namespace=config)
-        recipe = Recipe(**parser.instantiate_classes(config).as_dict())
+        recipe = Recipe(**parser.instantiate(config).as_dict())
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(error, str(path) if path is not None else "recipe")) from error
     if path is not None and values.get("base_config") == recipe.base_config and recipe.base_config:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Union
 
@@ -41,14 +44,28 @@ def trained_tensors(model: SpeechLM) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
+@contextmanager
+def disk_guard(directory: Path) -> Iterator[None]:
+    """Turn a full disk into one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
+            raise UserError(
+                f"{directory}: no space left on the disk; what was complete is kept, free some and run the same again"
+            ) from error
+        raise
+
+
 def save_trained(model: SpeechLM, directory: Path) -> None:
     """Write trained tensors, configuration and a model card; the weights replace older ones in one move."""
-    directory.mkdir(parents=True, exist_ok=True)
-    partial = directory / f".{WEIGHTS}.partial"
-    save_file({k: v.contiguous() for k, v in trained_tensors(model).items()}, partial, {"format": "pt"})
-    os.replace(partial, directory / WEIGHTS)
-    model.config.save_pretrained(directory)
-    (directory / "README.md").write_text(model_card(model))
+    with disk_guard(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+        partial = directory / f".{WEIGHTS}.partial"
+        save_file({k: v.contiguous() for k, v in trained_tensors(model).items()}, partial, {"format": "pt"})
+        os.replace(partial, directory / WEIGHTS)
+        model.config.save_pretrained(directory)
+        (directory / "README.md").write_text(model_card(model))
 
 
 def load_trained(model: SpeechLM, directory: Path) -> None:
@@ -78,7 +95,7 @@ def model_card(model: SpeechLM) -> str:
         f"# Speech LLM from {config.base}\n\n"
         f"Adapted with depthup: method `{config.method}`, scope `{model.scope}`, "
         f"{plan.trainable:,} trained parameters ({plan.share_of_full:.1%} of full fine-tuning). "
-        f"Text-only behaviour: {unchanged}.\n\nThis repository holds only what was trained; the base is fetched and "
-        'checked when it is loaded:\n\n```python\nimport depthup\n\nmodel, processor = depthup.load("PATH")\n'
-        'print(depthup.transcribe(model, processor, ["speech.wav"]))\n```\n'
+        f"Text-only behaviour: {unchanged}.\n\nThis repository holds only what was trained; the base is "
+        "fetched and checked on loading:\n\n```python\nfrom depthup.api import load, transcribe\n\n"
+        'model, processor = load("PATH")\nprint(transcribe(model, processor, ["speech.wav"]))\n```\n'
     )

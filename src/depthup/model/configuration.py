@@ -25,7 +25,7 @@ class SpeechLMConfig(PreTrainedConfig):
     """The base's own configuration."""
     base_embedding_std: float = 0.02
     """Standard deviation of the base's token embeddings, the scale of projected speech."""
-    method: str = "depth_upscale"
+    method: Any = "depth_upscale"
     dtype_policy: str = "auto"
     seed: int = 0
     prompt: str = ""

@@ -59,7 +59,7 @@ class SpeechProcessor(ProcessorMixin):
     @classmethod
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
-        encoder = EncoderConfig(**config.encoder)
+        encoder = EncoderConfig(**(config.encoder or {}))
         tokenizer = AutoTokenizer.from_pretrained(local(config.base), revision=config.base_revision)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token

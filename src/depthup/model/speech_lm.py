@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -20,7 +20,7 @@ from depthup.errors import UserError
 from depthup.model import checkpoint
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
-from depthup.model.processor import IGNORE
+from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.speech_encoder import build_encoder, encode, frame_mask
@@ -62,7 +62,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.scope = upscale.scope if upscale else "all"
         if upscale:
             insert_layers(self.llm, upscale, config.seed)
-        adapt_llm(self.llm, config.method, config.lora and LoraConfig(**config.lora), config.seed)
+        adapt_llm(self.llm, config.method, LoraConfig(**(config.lora or {})), config.seed)
         self.encoder.requires_grad_(self.encoder.trains)
         self.generation_config = self.llm.generation_config
         self.ctc_layer = self._ctc_layer()
@@ -216,7 +216,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             use_cache = labels is None and self.llm.config.use_cache
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.llm.config)  # made here, since the context is kept in it
-        shape = inputs_embeds if inputs_embeds is not None else input_ids[..., None].expand(-1, -1, 0)
+        shape = inputs_embeds
+        if shape is None:
+            assert input_ids is not None
+            shape = input_ids[..., None].expand(-1, -1, 0)
         context = self._context(speech_ids, shape, attention_mask, past_key_values)
         inputs = {
             "input_ids": input_ids,
@@ -233,7 +236,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 return self.llm(**inputs, logits_to_keep=logits_to_keep)
             hidden = self.llm.get_decoder()(**inputs).last_hidden_state
         loss = self._label_loss(hidden, labels, num_items_in_batch)
-        if ctc_weight and context.spans is not None:
+        if ctc_weight and self.ctc_head is not None and context.spans is not None:
             share = 1.0 if num_items_in_batch is None else (labels != IGNORE).sum() / num_items_in_batch
             states = context.spans.gather(context.tapped)
             ctc = self.ctc_head(states, context.spans.real.sum(1), ctc_labels, ctc_label_lengths)
@@ -281,6 +284,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     def _ctc_only_loss(
         self, embeddings: torch.Tensor, lengths: torch.Tensor, labels: Any, label_lengths: Any
     ) -> torch.Tensor:
+        assert self.ctc_head is not None
         decoder = self.llm.get_decoder()
         mask = frame_mask(lengths, embeddings.shape[1]).long()
         context = self._context(mask, embeddings, mask, None)
@@ -331,9 +335,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         if self.ctc_head is not None:
             add("ctc head", f"{self.config.ctc_outputs} outputs a frame", self.ctc_head)
         add("embeddings", "base", self.get_input_embeddings())
+        upscale = self.config.upscale_config
         inserted, base_index = {layer.layer_idx for layer in inserted_layers(self.llm)}, 0
         for i, layer in enumerate(self.llm.get_decoder().layers):
-            kind = f"inserted {self.config.upscale['layer']}" if i in inserted else f"base layer {base_index}"
+            kind = f"inserted {upscale.layer}" if upscale and i in inserted else f"base layer {base_index}"
             base_index += i not in inserted
             add(f"layer {i}", kind, layer)
         if self.get_output_embeddings().weight is not self.get_input_embeddings().weight:
@@ -371,3 +376,8 @@ def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
 def _tap(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
     if (context := kwargs.get("speech")) is not None:
         context.tapped = output[0] if isinstance(output, tuple) else output
+
+
+AutoConfig.register("depthup", SpeechLMConfig)
+AutoModelForCausalLM.register(SpeechLMConfig, SpeechLM)
+AutoProcessor.register(SpeechLMConfig, SpeechProcessor)

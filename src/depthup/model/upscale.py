@@ -64,7 +64,8 @@ def insert_layers(llm: PreTrainedModel, upscale: UpscaleConfig, seed: int = 0) -
     config = upscaled_config(llm.config, upscale)
     indices = placement_indices(upscale, len(layers))
     weight = next(layers.parameters())
-    new_layers, inserted = [], []
+    new_layers: list[nn.Module] = []
+    inserted: list[int] = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for i, base_layer in enumerate(layers):

@@ -31,6 +31,9 @@ PARTIAL = ".partial-"
 class SpeechTrainer(Trainer):
     """Trains a `SpeechLM` as a recipe says. `train.ctc_warmup_steps` come before `train.max_steps`."""
 
+    optimizer: Any
+    control: Any
+
     def __init__(self, model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
         self.recipe = recipe
         self.audio_seconds = 0.0
@@ -57,7 +60,13 @@ class SpeechTrainer(Trainer):
         )
         stream.skip(self._resumed_step() * self.args.gradient_accumulation_steps)
         workers = data.num_workers
-        return DataLoader(stream, batch_size=None, num_workers=workers, prefetch_factor=4 if workers else None)
+        return DataLoader(
+            stream,
+            batch_size=None,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            generator=torch.Generator(),  # else each iterator draws from the generator that dropout uses
+        )
 
     def _resumed_step(self) -> int:
         last = last_checkpoint(Path(self.args.output_dir))
@@ -135,10 +144,11 @@ class SpeechTrainer(Trainer):
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         partial = run / f"{PARTIAL}{name}"
         shutil.rmtree(partial, ignore_errors=True)
-        checkpoint.save_trained(self.accelerator.unwrap_model(self.model), partial)
-        self.processing_class.save_pretrained(partial)
-        save_state(partial, self.optimizer, self.lr_scheduler, {"audio_seconds": self.audio_seconds})
-        self.state.save_to_json(str(partial / "trainer_state.json"))
+        with checkpoint.disk_guard(partial):
+            checkpoint.save_trained(self.accelerator.unwrap_model(self.model), partial)
+            self.processing_class.save_pretrained(partial)
+            save_state(partial, self.optimizer, self.lr_scheduler, {"audio_seconds": self.audio_seconds})
+            self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(run / name, ignore_errors=True)
         os.replace(partial, run / name)
         rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit, use_mtime=True)

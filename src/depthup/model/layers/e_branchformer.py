@@ -30,7 +30,7 @@ class EBranchformerBlock(nn.Module):
         config: UpscaleConfig,
         llm_config: PreTrainedConfig,
         layer_idx: int,
-        below: Optional[nn.Module] = None,
+        below: Any = None,
     ) -> None:
         """`below`: base layer to copy attention, feed-forwards and norms from where shapes allow."""
         super().__init__()

@@ -1,0 +1,75 @@
+"""A tiny base on disk with a tokenizer, a few recordings, and a recipe over them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+import yaml
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+WORDS = ("one", "two three", "four", "five six seven")
+
+
+def save_base(directory: Path, seed: int = 0) -> Path:
+    """A random Llama over bytes, in the hub's layout."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    fast.save_pretrained(directory)
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(vocab),
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(directory)
+    return directory
+
+
+def save_recordings(directory: Path, count: int = 12) -> Path:
+    """Tones, one pitch per transcript, of speakers `a` and `b`; returns the manifest."""
+    directory.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i in range(count):
+        rng = np.random.default_rng(i)
+        seconds = 0.4 + 0.1 * (i % 3)
+        tone = 0.3 * np.sin(2 * np.pi * 220 * (1 + i % 4) * np.arange(int(8000 * seconds)) / 8000)
+        soundfile.write(directory / f"{i}.flac", tone + 0.01 * rng.standard_normal(len(tone)), 8000)
+        text = WORDS[i % 4]
+        rows.append({"audio": f"{i}.flac", "text": text, "duration": seconds, "speaker": "ab"[i % 2]})
+    manifest = directory / "manifest.jsonl"
+    manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return manifest
+
+
+def save_recipe(directory: Path, **changes: object) -> Path:
+    """Base, recordings and a recipe of ten steps below `directory`; returns the recipe."""
+    manifest = save_recordings(directory / "audio")
+    recipe = {
+        "base": str(save_base(directory / "base")),
+        "output_dir": str(directory / "run"),
+        "encoder": {"width": 16, "num_mel_bins": 16},
+        "upscale": {"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32, "dropout": 0.1},
+        "data": {"train": str(manifest), "batch_seconds": 3, "num_buckets": 2},
+        "augment": {"speed": [0.9, 1.1], "time_masks": 1},
+        "train": {"max_steps": 10, "warmup_steps": 2, "save_steps": 5, "eval_steps": 0, "report_to": []},
+        **changes,
+    }
+    path = directory / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    return path

@@ -1,0 +1,122 @@
+"""What is saved comes back; a wrong, changed, missing or truncated thing is refused in one line."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from small_run import save_base, save_recipe
+from tiny import shake
+from transformers import AutoModelForCausalLM, AutoProcessor
+
+import depthup
+from depthup.config import UpscaleConfig
+from depthup.recipe import load_recipe
+
+SHAPES = {
+    "transformer all": {"upscale": {"layer": "transformer", "scope": "all", "num_layers": 2}},
+    "e_branchformer speech": {"upscale": {"num_layers": 2, "kernel_size": 3, "width": 16}},
+    "lora": {"method": "lora"},
+    "full": {"method": "full"},
+    "hybrid with ctc": {"method": "depth_upscale+lora", "upscale": {"num_layers": 1}, "train": {"ctc_weight": 0.3}},
+}
+
+
+def saved(tmp_path: Path, **changes: object) -> tuple[depthup.SpeechLM, Path]:
+    model = depthup.SpeechLM.from_recipe(load_recipe(save_recipe(tmp_path, **changes)))
+    shake(model.eval())
+    model.save_pretrained(tmp_path / "checkpoint")
+    depthup.SpeechProcessor.build(model.config).save_pretrained(tmp_path / "checkpoint")
+    return model, tmp_path / "checkpoint"
+
+
+def inputs(processor: depthup.SpeechProcessor) -> dict[str, torch.Tensor]:
+    rng = np.random.default_rng(0)
+    clips = [rng.standard_normal(n).astype(np.float32) for n in (9000, 5000)]
+    return dict(processor(["hear <|audio|> then", "<|audio|>?"], clips))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_loaded_gives_identical_logits(tmp_path, shape):
+    model, checkpoint = saved(tmp_path, **SHAPES[shape])
+    loaded, processor = depthup.load(checkpoint)
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs(processor)).logits, model(**inputs(processor)).logits)
+    stored = set(load_file(checkpoint / "model.safetensors"))
+    assert stored == {n for n, p in model.named_parameters() if p.requires_grad}
+    if shape not in ("full",):
+        assert not any(n.endswith("embed_tokens.weight") for n in stored)
+
+
+def test_auto_classes_load_a_checkpoint(tmp_path):
+    model, checkpoint = saved(tmp_path)
+    loaded, processor = AutoModelForCausalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
+    assert isinstance(loaded, depthup.SpeechLM) and isinstance(processor, depthup.SpeechProcessor)
+    with torch.no_grad():
+        assert torch.equal(loaded(**inputs(processor)).logits, model(**inputs(processor)).logits)
+
+
+def test_a_wrong_or_changed_base_is_refused(tmp_path):
+    model, checkpoint = saved(tmp_path)
+    other = save_base(tmp_path / "other", seed=1)
+    with pytest.raises(depthup.UserError, match="other weights"):
+        depthup.load(checkpoint, base=str(other))
+    weights = load_file(tmp_path / "base" / "model.safetensors")
+    weights["model.norm.weight"][3] += 0.01
+    save_file(weights, tmp_path / "base" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(depthup.UserError, match="other weights"):
+        depthup.load(checkpoint)
+
+
+def test_a_base_that_has_moved_can_be_named(tmp_path):
+    model, checkpoint = saved(tmp_path)
+    shutil.move(tmp_path / "base", tmp_path / "elsewhere")
+    with pytest.raises(depthup.UserError, match="no causal LM there"):
+        depthup.load(checkpoint)
+    loaded, _ = depthup.load(checkpoint, base=str(tmp_path / "elsewhere"))
+    assert loaded.config.base == str(tmp_path / "elsewhere")
+
+
+def test_a_truncated_checkpoint_is_refused(tmp_path):
+    _, checkpoint = saved(tmp_path)
+    whole = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(depthup.UserError, match="truncated"):
+        depthup.load(checkpoint)
+    (checkpoint / "model.safetensors").unlink()
+    with pytest.raises(depthup.UserError, match="model.safetensors is missing"):
+        depthup.load(checkpoint)
+
+
+def test_a_base_without_adaptation_is_no_checkpoint(tmp_path):
+    with pytest.raises(depthup.UserError, match="not of a depthup checkpoint"):
+        depthup.load(save_base(tmp_path / "base"))
+
+
+def test_bfloat16_and_float32_bases_have_one_fingerprint():
+    from tiny import tiny_base
+
+    from depthup.model.base import fingerprint
+
+    base = tiny_base().bfloat16()
+    assert fingerprint(base) == fingerprint(base.float())
+
+
+def test_placements():
+    from depthup.model.upscale import placement_indices
+
+    def at(num_layers, base_layers, **options):
+        return placement_indices(UpscaleConfig(num_layers=num_layers, **options), base_layers)
+
+    assert at(4, 30) == [0, 7, 14, 21]
+    assert at(4, 30, scope="all", placement="top") == [26, 27, 28, 29]
+    assert at(4, 30, scope="speech", placement="top") == [25, 26, 27, 28]  # nothing reads speech above
+    assert at(3, 30, placement="bottom") == [0, 1, 2]
+    assert at(2, 30, placement=[5, 5]) == [5, 5]
+    for bad in ({"num_layers": 1, "placement": [29]}, {"num_layers": 2, "placement": [1]}, {"num_layers": 30}):
+        with pytest.raises(depthup.UserError, match="upscale"):
+            placement_indices(UpscaleConfig(**bad), 30)

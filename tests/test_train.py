@@ -1,0 +1,151 @@
+"""A resumed run equals an uninterrupted one; a kill leaves nothing half written; bad runs end in one line."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import save_recipe
+
+import depthup
+from depthup import api
+from depthup.recipe import load_recipe
+from depthup.train.trainer import last_checkpoint
+
+
+def train(recipe: Path, *overrides: str) -> Path:
+    return api.train(load_recipe(recipe, overrides))
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "model.safetensors")
+
+
+def assert_same(a: Path, b: Path) -> None:
+    left, right = weights(a), weights(b)
+    assert left.keys() == right.keys()
+    for name, tensor in left.items():
+        assert torch.equal(tensor, right[name]), name
+
+
+def kill_after(recipe: Path, run: Path, checkpoint: str) -> None:
+    """Train in a process of its own and kill it as soon as a checkpoint stands."""
+    command = [sys.executable, "-m", "depthup.cli", "train", str(recipe), "--output_dir", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    deadline = time.monotonic() + 120
+    while not (run / checkpoint).is_dir() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    output = process.communicate()[0]
+    assert (run / checkpoint).is_dir(), output.decode()
+    assert not (run / "model.safetensors").exists(), "the run ended before it could be killed"
+
+
+@pytest.mark.parametrize("kind", ["speech", "all", "lora"])
+def test_ten_steps_equal_five_kill_resume_five(tmp_path, kind, monkeypatch):
+    changes = {"method": "lora"} if kind == "lora" else {}
+    recipe = save_recipe(tmp_path, **changes)
+    scope = [] if kind == "lora" else [f"--upscale.scope={kind}"]
+    whole = train(recipe, *scope, "--output_dir", str(tmp_path / "whole"))
+    run = tmp_path / "run"
+    # In this process, stopping right after the checkpoint stands in for the kill, which one case does for real below.
+    from depthup.train.trainer import SpeechTrainer
+
+    saved = SpeechTrainer._save_checkpoint
+
+    class Killed(BaseException):
+        pass
+
+    def save_and_die(self, model, trial):
+        saved(self, model, trial)
+        raise Killed
+
+    monkeypatch.setattr(SpeechTrainer, "_save_checkpoint", save_and_die)
+    with pytest.raises(Killed):
+        train(recipe, *scope)
+    assert last_checkpoint(run).name == "checkpoint-5" and not (run / "model.safetensors").exists()
+    monkeypatch.setattr(SpeechTrainer, "_save_checkpoint", saved)
+    torch.manual_seed(123)  # what the new process starts from must not matter
+    assert_same(train(recipe, *scope), whole)
+
+
+def test_kill_9_and_the_same_command_again(tmp_path):
+    changes = {"train": {"max_steps": 400, "warmup_steps": 2, "save_steps": 5, "eval_steps": 0, "report_to": []}}
+    recipe = save_recipe(tmp_path, **changes)
+    run = tmp_path / "run"
+    kill_after(recipe, run, "checkpoint-10")
+    step = int(last_checkpoint(run).name.split("-")[1])
+    before = json.loads((last_checkpoint(run) / "trainer_state.json").read_text())
+    assert before["global_step"] == step
+    kill_after(recipe, run, f"checkpoint-{step + 10}")
+    assert int(last_checkpoint(run).name.split("-")[1]) >= step + 10
+
+
+def test_warm_up_then_loss_with_ctc_and_validation_wer(tmp_path, capfd):
+    recipe = save_recipe(tmp_path)
+    manifest = str(tmp_path / "audio" / "manifest.jsonl")
+    run = train(
+        recipe,
+        *("--train.ctc_warmup_steps=4", "--train.ctc_weight=0.3", "--train.max_steps=6", "--train.eval_steps=5"),
+        *("--train.logging_steps=2", f"--data.validation={manifest}", "--train.eval_clips=4"),
+    )
+    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step")]
+    assert len(lines) == 5 and "CTC loss" in lines[0] and "CTC" not in lines[-1]
+    assert "h audio/h" in lines[-1] and "GB" in lines[-1] and "left" in lines[-1] and "%" in lines[-1]
+    log = json.loads((run / "checkpoint-10" / "trainer_state.json").read_text())["log_history"]
+    assert any("eval_wer" in entry for entry in log)
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path):
+    recipe = save_recipe(tmp_path)
+    run = train(recipe, "--train.max_steps=2")
+    before = (run / "model.safetensors").stat().st_mtime_ns
+    assert train(recipe, "--train.max_steps=2") == run
+    assert (run / "model.safetensors").stat().st_mtime_ns == before
+    with pytest.raises(depthup.UserError, match=r"train.learning_rate"):
+        train(recipe, "--train.max_steps=2", "--train.learning_rate=0.1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    with pytest.raises(depthup.UserError, match="not empty"):
+        train(recipe, "--output_dir", str(tmp_path / "mine"))
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
+
+
+def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
+    from depthup.model.speech_lm import SpeechLM
+
+    recipe = save_recipe(tmp_path)
+    monkeypatch.setattr(SpeechLM, "_label_loss", lambda self, hidden, *_: hidden.sum() * float("nan"))
+    with pytest.raises(depthup.UserError, match="not a number at step 5"):
+        train(recipe)
+
+
+def test_a_checkpoint_holds_no_frozen_tensor_and_no_pickle(tmp_path):
+    run = train(save_recipe(tmp_path))
+    names = set(weights(run))
+    assert names and not any(n.startswith("llm.") and ".block." not in n for n in names)
+    model, _ = depthup.load(run)
+    assert names == {n for n, p in model.named_parameters() if p.requires_grad}
+    files = [p for p in run.rglob("*") if p.is_file()]
+    assert not [p for p in files if p.suffix in (".bin", ".pt", ".pth", ".pkl")]
+    assert not list(run.glob(".partial*"))
+
+
+def test_gradient_checkpointing_and_accumulation_change_no_result(tmp_path):
+    recipe = save_recipe(tmp_path, upscale={"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32})
+    plain = train(recipe, "--train.max_steps=3", "--output_dir", str(tmp_path / "plain"))
+    again = train(
+        recipe, "--train.max_steps=3", "--train.gradient_checkpointing=true", "--output_dir", str(tmp_path / "again")
+    )
+    for name, tensor in weights(plain).items():
+        torch.testing.assert_close(weights(again)[name], tensor, rtol=1e-4, atol=1e-5)
+    # The workers of the loader change nothing either.
+    loaded = train(recipe, "--train.max_steps=3", "--data.num_workers=2", "--output_dir", str(tmp_path / "workers"))
+    assert_same(plain, loaded)
