@@ -222,8 +222,8 @@ class Recipe:
     """Number format of frozen weights and of the arithmetic; auto is bfloat16 on GPUs that have it, else float32."""
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
-    prompt: str = f"{AUDIO_MARKER}Transcript:"
-    """Prompt before the transcript; `<|audio|>` stands for the recording."""
+    prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"
+    """What stands before the transcript, `<|audio|>` for the recording. LLMs lean on their first token: begin with text."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     upscale: UpscaleConfig = field(default_factory=UpscaleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

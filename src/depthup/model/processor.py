@@ -91,13 +91,22 @@ class SpeechProcessor(ProcessorMixin):
             length = WhisperEncoder.output_lengths(length)
         return int((length + self.frame_stack - 1) // self.frame_stack)
 
+    @property
+    def _shortest(self) -> int:
+        """Samples that give one frame; Whisper's extractor also reflects the clip at its ends and needs as many."""
+        if not self.waveform_layers:
+            return self.feature_extractor.n_fft
+        samples = 1
+        for kernel, stride in reversed(self.waveform_layers):
+            samples = (samples - 1) * stride + kernel
+        return samples
+
     def features(self, samples: np.ndarray, transform: Optional[FeatureTransform] = None) -> np.ndarray:
         """One clip [samples] at `sampling_rate` -> log-mel [frames, mel bins]; for waveform encoders [samples, 1]."""
+        samples = np.pad(samples, (0, max(0, self._shortest - len(samples))))
         if self.waveform_layers:
             values = self.feature_extractor(samples, sampling_rate=self.sampling_rate)["input_values"][0]
             return np.asarray(values, dtype=np.float32)[:, None]
-        # Whisper's extractor reflects the clip at its ends and needs a few samples for it.
-        samples = np.pad(samples, (0, max(0, self.feature_extractor.n_fft - len(samples))))
         mel = self.feature_extractor(
             samples, sampling_rate=self.sampling_rate, padding=False, truncation=False, return_tensors="np"
         )["input_features"][0].T

@@ -35,10 +35,14 @@ class ProgressLine(TrainerCallback):
         self.trainer = trainer
         self.wer: Optional[float] = None
         self.start = (0.0, 0, 0.0)
+        self.was_warm = False
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
+        self._restart(state)
+
+    def _restart(self, state: TrainerState) -> None:
         self.start = (time.perf_counter(), state.global_step, self.trainer.audio_seconds)
 
     def on_log(
@@ -54,12 +58,16 @@ class ProgressLine(TrainerCallback):
             return
         if "eval_wer" in logs:
             self.wer = logs["eval_wer"]
+            print(f"step {state.global_step:>5}/{state.max_steps}  WER {self.wer:6.1%} on validation", file=sys.stderr)
         if "loss" not in logs:
             return
         began, first_step, first_audio = self.start
         wall, steps = time.perf_counter() - began, state.global_step - first_step
         rate = (self.trainer.audio_seconds - first_audio) / wall
         warm = state.global_step <= self.trainer.recipe.train.ctc_warmup_steps
+        if self.was_warm and not warm:
+            self._restart(state)  # the steps after the warm-up take longer; the time left counts from here
+        self.was_warm = warm
         wer = "   --  " if self.wer is None else f"{self.wer:6.1%}"
         print(
             f"step {state.global_step:>5}/{state.max_steps}  {'CTC ' if warm else ''}loss {logs['loss']:.3f}  "
