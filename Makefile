@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test test-slow check clean
+.PHONY: install quickstart test test-fast check clean
 
 install: $(STAMP)
 
@@ -18,10 +18,11 @@ quickstart: $(STAMP)
 	$(BIN)/depthup quickstart
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest
 
-test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+# Without the tests on real weights.
+test-fast: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow"
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -90,3 +90,19 @@ def test_ctc_warm_up_runs_no_layer_above_the_topmost_inserted_one():
     loss.backward()
     assert ran == [0, 1, 2, 3]
     assert model.llm.config.num_hidden_layers == 6
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("layer", ["transformer", "e_branchformer"])
+def test_a_bfloat16_base_trains_float32_layers_under_autocast(layer, scope):
+    base = tiny_base().bfloat16()
+    model = shake(tiny_speech_lm(base, layer=layer, scope=scope, ctc=True), 0.01)
+    inputs, labels = labelled()
+    ctc = {"ctc_labels": torch.tensor([[5, 6], [7, 8]]), "ctc_label_lengths": torch.tensor([2, 2])}
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**inputs, labels=labels, ctc_weight=0.3, **ctc).loss.backward()
+    for name, p in model.named_parameters():
+        assert p.dtype == (
+            torch.float32 if p.requires_grad or name.startswith(("encoder", "projector")) else torch.bfloat16
+        )
+        assert not p.requires_grad or (p.grad is not None and bool(p.grad.isfinite().all())), name

@@ -96,7 +96,7 @@ def test_warm_up_then_loss_with_ctc_and_validation_wer(tmp_path, capfd):
         *("--train.ctc_warmup_steps=4", "--train.ctc_weight=0.3", "--train.max_steps=6", "--train.eval_steps=5"),
         *("--train.logging_steps=2", f"--data.validation={manifest}", "--train.eval_clips=4"),
     )
-    lines = [line for line in capfd.readouterr().err.splitlines() if line.startswith("step")]
+    lines = [line for line in capfd.readouterr().err.splitlines() if " loss " in line]
     assert len(lines) == 5 and "CTC loss" in lines[0] and "CTC" not in lines[-1]
     assert "h audio/h" in lines[-1] and "GB" in lines[-1] and "left" in lines[-1] and "%" in lines[-1]
     log = json.loads((run / "checkpoint-10" / "trainer_state.json").read_text())["log_history"]
@@ -149,3 +149,20 @@ def test_gradient_checkpointing_and_accumulation_change_no_result(tmp_path):
     # The workers of the loader change nothing either.
     loaded = train(recipe, "--train.max_steps=3", "--data.num_workers=2", "--output_dir", str(tmp_path / "workers"))
     assert_same(plain, loaded)
+
+
+def test_training_starts_from_a_checkpoint_with_the_same_layers_only(tmp_path):
+    recipe = save_recipe(tmp_path)
+    first = train(recipe, "--train.max_steps=3", "--output_dir", str(tmp_path / "first"))
+    still = ["--train.max_steps=1", "--train.learning_rate=0", "--train.speech_learning_rate=0"]
+    second = train(
+        recipe, *still, f"--init_from={first}", "--train.ctc_weight=0.1", "--output_dir", str(tmp_path / "b")
+    )
+    for name, tensor in weights(first).items():
+        assert torch.equal(weights(second)[name], tensor)
+    with pytest.raises(depthup.UserError, match="too many or missing"):
+        train(recipe, f"--init_from={first}", "--upscale.num_layers=2", "--output_dir", str(tmp_path / "c"))
+    with pytest.raises(depthup.UserError, match="another shape"):
+        train(recipe, f"--init_from={first}", "--upscale.kernel_size=5", "--output_dir", str(tmp_path / "d"))
+    with pytest.raises(depthup.UserError, match="not a base"):
+        train(recipe, f"--base={first}", "--output_dir", str(tmp_path / "e"))

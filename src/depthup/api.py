@@ -96,6 +96,8 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     set_seed(recipe.seed)
     model = SpeechLM.from_recipe(recipe)
     processor = SpeechProcessor.build(model.config)
+    if recipe.init_from:
+        checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="ctc_head.")
     trainer = SpeechTrainer(model, processor, recipe)
     if last:
         log.warning("%s: resuming from %s", run, last.name)

@@ -99,7 +99,10 @@ def upscale(words: list[str]) -> int:
     )
     print_plan(api.upscale(recipe, options.output_dir, dry_run=options.dry_run))
     if not options.dry_run:
-        print(f"\nSaved to {options.output_dir}. It still computes what the base does; train it with `depthup train`.")
+        print(
+            f"\nSaved to {options.output_dir}; until it is trained it computes what the base computes. "
+            f"Train it: depthup train RECIPE --init_from {options.output_dir}"
+        )
     return 0
 
 

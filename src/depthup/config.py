@@ -173,7 +173,7 @@ class TrainConfig:
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """Decay after the warm-up."""
+    """Decay after the warm-up, over `max_steps`; before them, in `ctc_warmup_steps`, the rate stays at its peak."""
     max_grad_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
     gradient_accumulation_steps: int = 1
@@ -184,6 +184,8 @@ class TrainConfig:
     """Weight of a byte CTC loss on the speech states; 0 turns it off."""
     ctc_warmup_steps: int = 0
     """Steps before the others that train the speech stack with CTC alone, in the lower layers only."""
+    ctc_after: Optional[int] = None
+    """Inserted layers below the CTC head; default all. Those above it train with the LM loss only."""
     ctc_rate: float = 50.0
     """CTC outputs per second; bytes per second it can spell."""
     logging_steps: int = 5
@@ -216,6 +218,8 @@ class Recipe:
     """Branch, tag or commit on the hub."""
     base_config: Optional[str] = None
     """A `config.json` of the base, to print plans without its weights; relative to the recipe."""
+    init_from: Optional[str] = None
+    """Checkpoint whose trained weights are the start, made by `upscale` or by an earlier run with the same layers."""
     method: Method = "depth_upscale"
     """What is adapted: `full`, `lora`, `depth_upscale`, or `depth_upscale+lora`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -223,7 +227,7 @@ class Recipe:
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
     prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"
-    """What stands before the transcript, `<|audio|>` for the recording. LLMs lean on their first token: begin with text."""
+    """Text before the transcript, `<|audio|>` for the recording. Begin with words: LLMs lean on their first token."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     upscale: UpscaleConfig = field(default_factory=UpscaleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)

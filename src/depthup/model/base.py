@@ -28,9 +28,12 @@ def local(name: str) -> str:
 def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedConfig:
     """The configuration of a base, from the hub, a directory or a `config.json`. Raises UserError."""
     try:
-        return AutoConfig.from_pretrained(local(name), revision=revision)
+        config = AutoConfig.from_pretrained(local(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
+    if config.model_type == "depthup":
+        raise UserError(f"base {name}: is a depthup checkpoint, not a base; train from it with --init_from {name}")
+    return config
 
 
 def load_base(name: str, revision: Optional[str], dtype: torch.dtype) -> PreTrainedModel:

@@ -62,26 +62,29 @@ def save_trained(model: SpeechLM, directory: Path) -> None:
     with disk_guard(directory):
         directory.mkdir(parents=True, exist_ok=True)
         partial = directory / f".{WEIGHTS}.partial"
-        save_file({k: v.contiguous() for k, v in trained_tensors(model).items()}, partial, {"format": "pt"})
-        os.replace(partial, directory / WEIGHTS)
         model.config.save_pretrained(directory)
         (directory / "README.md").write_text(model_card(model))
+        save_file({k: v.contiguous() for k, v in trained_tensors(model).items()}, partial, {"format": "pt"})
+        os.replace(partial, directory / WEIGHTS)  # last: a directory with weights is complete
 
 
-def load_trained(model: SpeechLM, directory: Path) -> None:
-    """Fill in the trained tensors of a checkpoint. Raises UserError when it is truncated or holds other tensors."""
+def load_trained(model: SpeechLM, directory: Path, may_lack: str = "") -> None:
+    """Fill in the trained tensors of a checkpoint.
+
+    Raises UserError when it is truncated or holds other tensors; it may lack those named `may_lack`...
+    """
     path = directory / WEIGHTS
     wanted = trained_tensors(model)
     try:
         with safe_open(path, "pt") as file:
             names = set(file.keys())
-            if names != set(wanted):
-                odd = sorted(names ^ set(wanted))
-                raise UserError(
-                    f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; config.json differs"
-                )
-            for name, target in wanted.items():
-                target.copy_(file.get_tensor(name))
+            allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
+            if odd := sorted((names | allowed) ^ set(wanted)):
+                raise UserError(f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; other layers?")
+            for name in names:
+                if file.get_slice(name).get_shape() != list(wanted[name].shape):
+                    raise UserError(f"{path}: {name} has another shape than the recipe's model")
+                wanted[name].copy_(file.get_tensor(name))
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: cannot be read, it may be truncated ({error})") from error
 

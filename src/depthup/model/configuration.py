@@ -38,6 +38,8 @@ class SpeechLMConfig(PreTrainedConfig):
     lora: Optional[dict[str, Any]] = None
     ctc_outputs: int = 0
     """CTC outputs per speech frame; 0 without a CTC head."""
+    ctc_after: Optional[int] = None
+    """Inserted layers below the CTC head; None for all."""
     audio_token_id: int = 0
     """Placeholder of a speech frame: the first id after the base's vocabulary."""
 
@@ -55,6 +57,7 @@ class SpeechLMConfig(PreTrainedConfig):
             encoder=dataclasses.asdict(recipe.encoder),
             upscale=dataclasses.asdict(recipe.upscale) if "depth_upscale" in recipe.method else None,
             lora=dataclasses.asdict(recipe.lora) if "lora" in recipe.method else None,
+            ctc_after=recipe.train.ctc_after,
             audio_token_id=base_config.vocab_size,
             **kwargs,
         )

@@ -53,7 +53,7 @@ class Spans:
 
     def scatter(self, states: torch.Tensor, update: torch.Tensor) -> torch.Tensor:
         """[B, T, D] with the real frames of `update` [N, L, D] put in their places."""
-        return states.index_put((self.rows[self.real], self.cols[self.real]), update[self.real])
+        return states.index_put((self.rows[self.real], self.cols[self.real]), update[self.real].to(states.dtype))
 
 
 @dataclass

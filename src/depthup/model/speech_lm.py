@@ -64,14 +64,20 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             insert_layers(self.llm, upscale, config.seed)
         adapt_llm(self.llm, config.method, LoraConfig(**(config.lora or {})), config.seed)
         self.encoder.requires_grad_(self.encoder.trains)
+        for parameter in self.parameters():
+            if parameter.requires_grad:  # what trains does so in float32, whatever the frozen weights are kept in
+                parameter.data = parameter.data.float()
         self.generation_config = self.llm.generation_config
         self.ctc_layer = self._ctc_layer()
         self.llm.get_decoder().layers[self.ctc_layer].register_forward_hook(_tap, with_kwargs=True)
 
     def _ctc_layer(self) -> int:
-        """The layer whose speech states the CTC head reads: the topmost inserted one, or the middle of the base."""
-        layers = self.llm.get_decoder().layers
-        return max((layer.layer_idx for layer in inserted_layers(self.llm)), default=len(layers) // 2)
+        """The layer whose speech states the CTC head reads: an inserted one, or the middle of the base without any."""
+        inserted = [layer.layer_idx for layer in inserted_layers(self.llm)]
+        below = self.config.ctc_after
+        if below is not None and not 1 <= below <= len(inserted):
+            raise UserError(f"train.ctc_after {below}: there are {len(inserted)} inserted layers")
+        return inserted[(below or 0) - 1] if inserted else len(self.llm.get_decoder().layers) // 2
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, load_weights: bool = True) -> SpeechLM:
@@ -107,6 +113,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         config: Optional[SpeechLMConfig] = None,
         base: Optional[str] = None,
         encoder: Optional[str] = None,
+        dtype: Union[str, torch.dtype, None] = None,
+        device_map: Union[str, torch.device, None] = None,
         **kwargs: Any,
     ) -> SpeechLM:
         """Load a checkpoint: find its base, check that it is the one it was trained on, add what was trained.
@@ -114,6 +122,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         Args:
             pretrained_model_name_or_path: directory or hub id of a checkpoint.
             base, encoder: where the base or the Hugging Face speech encoder stands now, if it has moved.
+            dtype: of the LLM; by default as in training. device_map: one device for the whole model.
 
         Raises UserError for a missing, truncated or foreign checkpoint and for a wrong or changed base.
         """
@@ -123,7 +132,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             config.base, config.base_revision = str(base), None
         if encoder and config.encoder:
             config.encoder["name"] = str(encoder)
-        llm = load_base(config.base, config.base_revision, resolve_dtype(config.dtype_policy))
+        policy = config.dtype_policy if dtype is None else str(dtype).removeprefix("torch.")
+        llm = load_base(config.base, config.base_revision, resolve_dtype(policy))
         if fingerprint(llm) != config.base_hash:
             raise UserError(
                 f"{directory}: its base {config.base} has other weights than the ones it was trained on; "
@@ -131,7 +141,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             )
         model = cls(config, llm, build_encoder(EncoderConfig(**(config.encoder or {})), None, load_weights=True))
         checkpoint.load_trained(model, directory)
-        return model.eval()
+        model.llm.to(resolve_dtype(policy))
+        return model.to(device_map or "cpu").eval()
 
     def save_pretrained(self, save_directory: Union[str, Path], *args: Any, **kwargs: Any) -> None:
         """Write what was trained, and nothing else: `model.safetensors`, `config.json` and a model card."""

@@ -24,6 +24,8 @@ from depthup.train.progress import clock
 RECIPE = Path(__file__).with_name("recipe.yaml")
 TEXT = Path(__file__).with_name("text.txt")
 EXAMPLES = 6
+CLIPS_BEFORE, CLIPS_AFTER = 24, 200
+"""Test clips measured; an untrained model babbles to the limit and takes long."""
 
 
 def quickstart_recipe(directory: Path, base: str) -> Recipe:
@@ -59,7 +61,7 @@ def run(directory: Path, base: Optional[str] = None) -> None:
     recipe = quickstart_recipe(directory, base)
     print_plan(api.plan(recipe), console)
     model = SpeechLM.from_recipe(recipe)
-    before = measure(model, SpeechProcessor.build(model.config), directory)
+    before = measure(model, SpeechProcessor.build(model.config), directory, CLIPS_BEFORE)
 
     console.rule("4. Training")
     trained_began = time.perf_counter()
@@ -68,15 +70,15 @@ def run(directory: Path, base: Optional[str] = None) -> None:
 
     console.rule("5. Before and after")
     model, processor = api.load(run_dir)
-    after = measure(model, processor, directory)
+    after = measure(model, processor, directory, CLIPS_AFTER)
     report(console, before, after, model.plan().share_of_full)
     _next_steps(console, directory, run_dir, time.perf_counter() - began)
 
 
-def measure(model: SpeechLM, processor: SpeechProcessor, directory: Path) -> tuple[AsrReport, TextReport]:
-    """WER on unseen voices and sentences, and drift on a page of text."""
+def measure(model: SpeechLM, processor: SpeechProcessor, directory: Path, clips: int) -> tuple[AsrReport, TextReport]:
+    """WER on `clips` of unseen voices and sentences, and drift on a page of text."""
     test, text = str(directory / "corpus" / "test.jsonl"), TEXT
-    asr, drift = api.evaluate(model.to(api.default_device()), processor, test, text, DataConfig(), limit=100)
+    asr, drift = api.evaluate(model.to(api.default_device()), processor, test, text, DataConfig(), limit=clips)
     assert asr is not None and drift is not None
     return asr, drift
 
@@ -86,12 +88,13 @@ def report(
 ) -> None:
     """Print transcripts and the numbers before and after training."""
     table = Table("said", "heard before", "heard after", title="Unseen voices, unseen sentences", title_justify="left")
-    step = max(1, len(after[0].examples) // EXAMPLES)
-    for old, new in list(zip(before[0].examples, after[0].examples, strict=True))[::step][:EXAMPLES]:
-        table.add_row(new.reference, old.hypothesis[:40], new.hypothesis)
+    for old, new in list(zip(before[0].examples, after[0].examples, strict=False))[:EXAMPLES]:
+        table.add_row(new.reference, " ".join(old.hypothesis.split())[:40], new.hypothesis)
     console.print(table)
     numbers = Table("", "before", "after")
-    numbers.add_row("WER, unseen voices and sentences", f"{before[0].wer:.1%}", f"{after[0].wer:.1%}")
+    numbers.add_row(
+        "WER, unseen voices and sentences", *(f"{r.wer:.1%} of {r.clips} clips" for r, _ in (before, after))
+    )
     numbers.add_row("perplexity of a text", f"{before[1].perplexity:.3f}", f"{after[1].perplexity:.3f}")
     identical = ["yes" if text.identical else "no" for _, text in (before, after)]
     numbers.add_row("text logits identical to the base", *identical)

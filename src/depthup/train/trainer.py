@@ -10,7 +10,7 @@ from typing import Any, Optional
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainingArguments
+from transformers import Trainer, TrainingArguments, get_scheduler
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
@@ -32,6 +32,7 @@ class SpeechTrainer(Trainer):
     """Trains a `SpeechLM` as a recipe says. `train.ctc_warmup_steps` come before `train.max_steps`."""
 
     optimizer: Any
+    lr_scheduler: Any
     control: Any
 
     def __init__(self, model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
@@ -92,6 +93,22 @@ class SpeechTrainer(Trainer):
                 betas=(0.9, 0.98),
             )
         return self.optimizer
+
+    def create_scheduler(
+        self, num_training_steps: int, optimizer: Optional[torch.optim.Optimizer] = None
+    ) -> torch.optim.lr_scheduler.LRScheduler:
+        """The recipe's schedule over the steps with the LM loss; the CTC steps before them warm up and stay."""
+        if self.lr_scheduler is None:
+            settings, optimizer = self.recipe.train, optimizer or self.optimizer
+            warm, ctc_steps = settings.warmup_steps, settings.ctc_warmup_steps
+            later = get_scheduler(settings.lr_schedule, optimizer, warm, settings.max_steps).lr_lambdas[0]
+
+            def factor(step: int) -> float:
+                return later(step - ctc_steps) if step >= ctc_steps else min(1.0, step / max(1, warm))
+
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
 
     def compute_loss(
         self,
@@ -177,7 +194,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     settings = recipe.train
     steps = settings.ctc_warmup_steps + settings.max_steps
     bf16 = torch.cuda.is_available() and recipe.dtype != "float32" and torch.cuda.is_bf16_supported()
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(Path(recipe.output_dir) / "tensorboard"))
+    os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output_dir) / "tensorboard")  # the Trainer's only way
     return TrainingArguments(
         output_dir=recipe.output_dir,
         max_steps=steps,

@@ -69,7 +69,8 @@ class InsertedLayer(GradientCheckpointingLayer):
         if past_key_values is not None:
             view.cache = past_key_values
             view.cache_layer = InsertedCacheLayer.of(past_key_values, self.layer_idx, speech.offset)
-        return torch.where(speech.active[..., None], self.block(hidden_states, view), hidden_states)
+        changed = self.block(hidden_states, view).to(hidden_states.dtype)
+        return torch.where(speech.active[..., None], changed, hidden_states)
 
     def _within_spans(
         self,
