@@ -90,3 +90,9 @@ def test_placeholders_must_match_frames():
     inputs["input_ids"][0, -1] = 96
     with pytest.raises(ValueError, match="placeholders"):
         tiny_speech_lm()(**inputs)
+
+
+def test_placeholders_without_features_are_refused():
+    inputs = inputs_of([SHORT])
+    with pytest.raises(ValueError, match="input_features"):
+        tiny_speech_lm()(input_ids=inputs["input_ids"])

@@ -107,3 +107,22 @@ def test_what_is_no_audio_encoder_is_refused(tmp_path):
         build_encoder(EncoderConfig(name=str(save_base(tmp_path / "base"))), None, load_weights=True)
     with pytest.raises(depthup.UserError, match="cannot load"):
         build_encoder(EncoderConfig(name=str(tmp_path / "none")), None, load_weights=True)
+
+
+def test_another_or_changed_encoder_is_refused(tmp_path):
+    directory = save_encoder(tmp_path / "encoder", "whisper")
+    model = depthup.SpeechLM.from_recipe(load_recipe(save_recipe(tmp_path, encoder={"name": str(directory)})))
+    model.save_pretrained(tmp_path / "checkpoint")
+    depthup.SpeechLM.from_pretrained(tmp_path / "checkpoint")
+    changed = WhisperModel.from_pretrained(directory)
+    with torch.no_grad():
+        changed.encoder.layer_norm.weight[2] += 0.1
+    changed.save_pretrained(directory)
+    with pytest.raises(depthup.UserError, match="speech encoder"):
+        depthup.SpeechLM.from_pretrained(tmp_path / "checkpoint")
+
+
+def test_a_frame_rate_that_stacking_cannot_give_is_refused(tmp_path):
+    recipe = load_recipe(save_recipe(tmp_path, encoder={"frame_rate": 10}))
+    with pytest.raises(depthup.UserError, match="encoder.frame_rate 10"):
+        depthup.SpeechLM.from_recipe(recipe)

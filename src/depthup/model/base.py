@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Optional
 
 import torch
+from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from depthup.errors import UserError
@@ -49,7 +50,7 @@ def _not_found(name: str, error: Exception) -> str:
     return f"base {name}: no causal LM there as {kind}; give a directory with weights ({str(error).split(chr(10))[0]})"
 
 
-def fingerprint(llm: PreTrainedModel) -> str:
+def fingerprint(llm: nn.Module) -> str:
     """A hash of all weights, the same whatever format between float32 and bfloat16 they were loaded in."""
     digest = hashlib.sha256()
     for name, parameter in sorted(llm.named_parameters()):

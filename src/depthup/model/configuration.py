@@ -32,6 +32,8 @@ class SpeechLMConfig(PreTrainedConfig):
     encoder: Optional[dict[str, Any]] = None
     encoder_config: Optional[dict[str, Any]] = None
     """Configuration of a Hugging Face speech encoder."""
+    encoder_hash: Optional[str] = None
+    """Fingerprint of a frozen Hugging Face encoder's weights."""
     frame_stack: int = 1
     """Encoder frames per speech frame of the LLM."""
     upscale: Optional[dict[str, Any]] = None

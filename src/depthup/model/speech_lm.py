@@ -20,6 +20,7 @@ from depthup.errors import UserError
 from depthup.model import checkpoint
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.ctc_head import CtcHead
 from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
@@ -89,13 +90,16 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         base_config = load_base_config(
             recipe.base if load_weights else recipe.base_config or recipe.base, recipe.base_revision
         )
-        encoder = build_encoder(recipe.encoder, None, load_weights)
-        stack = max(1, round(encoder.frame_rate / recipe.encoder.frame_rate))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(recipe.seed)
+            encoder = build_encoder(recipe.encoder, None, load_weights)
+        stack = _frame_stack(encoder.frame_rate, recipe.encoder.frame_rate)
         config = SpeechLMConfig.from_recipe(
             recipe,
             base_config,
             frame_stack=stack,
             encoder_config=encoder.model.config.to_dict() if hasattr(encoder, "model") else None,
+            encoder_hash=None if encoder.trains or not load_weights else fingerprint(encoder.model),
             ctc_outputs=_ctc_outputs(recipe, encoder.frame_rate / stack),
         )
         if not load_weights:
@@ -139,7 +143,13 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 f"{directory}: its base {config.base} has other weights than the ones it was trained on; "
                 "give the right one with base=..."
             )
-        model = cls(config, llm, build_encoder(EncoderConfig(**(config.encoder or {})), None, load_weights=True))
+        speech_encoder = build_encoder(EncoderConfig(**(config.encoder or {})), None, load_weights=True)
+        if config.encoder_hash and fingerprint(speech_encoder.model) != config.encoder_hash:
+            raise UserError(
+                f"{directory}: its speech encoder {(config.encoder or {})['name']} has other weights than the ones it "
+                "was trained with; give the right one with encoder=..."
+            )
+        model = cls(config, llm, speech_encoder)
         checkpoint.load_trained(model, directory)
         model.llm.to(resolve_dtype(policy))
         return model.to(device_map or "cpu").eval()
@@ -219,6 +229,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             embeddings, lengths = self.embed_speech(input_features, input_lengths)
             loss = self._ctc_only_loss(embeddings, lengths, ctc_labels, ctc_label_lengths)
             return CausalLMOutputWithPast(loss=loss)
+        if input_features is None and input_ids is not None and input_ids.shape[1] > 1:
+            if bool((input_ids == self.config.audio_token_id).any()):
+                raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
         if input_features is not None:
             assert input_ids is not None and input_lengths is not None
             inputs_embeds, speech_ids = self.merge(input_ids, input_features, input_lengths)
@@ -357,26 +370,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         return Plan(self.config.method, self.scope, rows, self.base_parameters)
 
 
-class CtcHead(nn.Module):
-    """Spells bytes from speech states, several outputs per frame, since speech runs faster than the LLM's frames."""
-
-    def __init__(self, hidden: int, outputs: int) -> None:
-        super().__init__()
-        self.outputs = outputs
-        self.norm = nn.LayerNorm(hidden)
-        self.linear = nn.Linear(hidden, outputs * 257)
-
-    def log_probs(self, states: torch.Tensor) -> torch.Tensor:
-        """[N, L, hidden] -> [N, L * outputs, 257]; class 0 is the blank, class b + 1 the byte b."""
-        logits = self.linear(self.norm(states.to(self.linear.weight.dtype)))
-        return logits.reshape(states.shape[0], -1, 257).float().log_softmax(-1)
-
-    def forward(
-        self, states: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """Mean CTC loss per byte (Graves et al. 2006); clips too short for their text count nothing."""
-        log_probs = self.log_probs(states).transpose(0, 1)
-        return F.ctc_loss(log_probs, labels, lengths * self.outputs, label_lengths, zero_infinity=True)
+def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:
+    stack = max(1, round(encoder_rate / wanted_rate))
+    if abs(encoder_rate / stack - wanted_rate) > 0.1:
+        raise UserError(
+            f"encoder.frame_rate {wanted_rate:g}: the encoder gives {encoder_rate:g} frames a second to stack; "
+            f"choose {encoder_rate:g} divided by a whole number, such as {encoder_rate / stack:.4g}"
+        )
+    return stack
 
 
 def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
