@@ -229,9 +229,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             embeddings, lengths = self.embed_speech(input_features, input_lengths)
             loss = self._ctc_only_loss(embeddings, lengths, ctc_labels, ctc_label_lengths)
             return CausalLMOutputWithPast(loss=loss)
-        if input_features is None and input_ids is not None and input_ids.shape[1] > 1:
-            if bool((input_ids == self.config.audio_token_id).any()):
-                raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
+        if input_features is None and input_ids is not None and bool((input_ids == self.config.audio_token_id).any()):
+            raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
         if input_features is not None:
             assert input_ids is not None and input_lengths is not None
             inputs_embeds, speech_ids = self.merge(input_ids, input_features, input_lengths)
