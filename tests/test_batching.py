@@ -6,6 +6,8 @@ import pytest
 import torch
 from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
+from depthup.model.speech_context import Spans
+
 SHORT = [text_ids(2, 1), clip(26, 2), text_ids(3, 3), clip(37, 4), text_ids(4, 5)]
 LONG = [clip(90, 6), text_ids(9, 7)]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
@@ -96,3 +98,19 @@ def test_placeholders_without_features_are_refused():
     inputs = inputs_of([SHORT])
     with pytest.raises(ValueError, match="input_features"):
         tiny_speech_lm()(input_ids=inputs["input_ids"])
+
+
+def test_pieces_side_by_side_are_spans_of_their_own():
+    base = tiny_base()
+    speech_ids = torch.tensor([[0, 1, 1, 2, 2, 2, 0], [0, 0, 3, 3, 0, 3, 3]])
+    spans = Spans.find(speech_ids, torch.zeros(2, 7, 32), base.config)
+    assert spans.real.sum(1).tolist() == [2, 3, 2, 2]
+    positions = torch.arange(14).view(2, 7, 1).float()
+    gathered = spans.gather(positions)[..., 0]
+    assert [row[real].tolist() for row, real in zip(gathered, spans.real, strict=True)] == [
+        [1, 2],
+        [3, 4, 5],
+        [9, 10],
+        [12, 13],
+    ]
+    assert torch.equal(spans.scatter(positions, spans.gather(positions)), positions)

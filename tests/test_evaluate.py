@@ -22,7 +22,7 @@ from depthup.config import DataConfig
 from depthup.data import BadAudio
 from depthup.errors import UserError
 from depthup.evaluate import asr, evaluate_asr, evaluation_json, print_asr, print_text, score, text_report
-from depthup.quickstart.base import DEFAULT_BASE_DIR
+from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.transcribe import Segment
 
 # ---------------------------------------------------------------------------------------------------- error rates

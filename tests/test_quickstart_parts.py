@@ -13,8 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from depthup.errors import UserError
-from depthup.quickstart import base
-from depthup.quickstart.base import fetch_base
+from depthup.model import packaged as base
+from depthup.model.packaged import fetch_base
 from depthup.quickstart.corpus import VOICES, _speak_all, _trim, make_corpus, plan_corpus
 
 RECIPES = Path(__file__).parents[1] / "recipes"

@@ -15,10 +15,10 @@ from depthup.data import load_cuts, read_audio
 from depthup.errors import UserError
 from depthup.model.base import embedding_std, load_base_config
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.packaged import fetch_base
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_encoder import build_encoder
 from depthup.model.speech_lm import SpeechLM
-from depthup.quickstart.base import fetch_base
 
 pytestmark = pytest.mark.slow
 TEXT = "The lighthouse stood at the end of a long causeway, and for most of the year nobody lived there."

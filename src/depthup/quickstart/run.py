@@ -14,9 +14,9 @@ from depthup import api
 from depthup.config import DataConfig, Recipe
 from depthup.evaluate import AsrReport, TextReport
 from depthup.evaluate.report import print_plan
+from depthup.model.base import PACKAGED, local
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
-from depthup.quickstart.base import DEFAULT_BASE_DIR, fetch_base
 from depthup.quickstart.corpus import make_corpus
 from depthup.recipe import load_recipe
 from depthup.train.progress import clock
@@ -47,8 +47,8 @@ def run(directory: Path, base: Optional[str] = None) -> None:
     """
     console, began = Console(), time.perf_counter()
     console.rule("1. A text LLM")
-    base = base or str(fetch_base(DEFAULT_BASE_DIR))
-    console.print(f"{base}")
+    base = base or PACKAGED
+    console.print(f"{base}, at {local(base)}")
 
     console.rule("2. A small corpus of synthetic speech")
     make_corpus(directory / "corpus")

@@ -1,4 +1,4 @@
-"""The quickstart's base model, SmolLM2-135M-Instruct, from a Python package: no model hub is needed."""
+"""A base that needs no model hub: SmolLM2-135M-Instruct, from a Python package."""
 
 from __future__ import annotations
 
