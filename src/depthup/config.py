@@ -197,7 +197,7 @@ class TrainConfig:
     save_steps: int = 100
     """Steps between checkpoints."""
     save_total_limit: int = 2
-    """Checkpoints kept."""
+    """How many checkpoints are kept; older ones are removed."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers of the Hugging Face Trainer."""
 
