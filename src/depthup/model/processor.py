@@ -172,12 +172,6 @@ class SpeechProcessor(ProcessorMixin):
         """As the tokenizer's, with content parts `{"type": "audio"}` turned into markers for `__call__`."""
         return self.tokenizer.apply_chat_template(_flatten(conversation), *args, **{"tokenize": False, **kwargs})
 
-    def decode(self, *args: Any, **kwargs: Any) -> str:
-        return self.tokenizer.decode(*args, **kwargs)
-
-    def batch_decode(self, *args: Any, **kwargs: Any) -> list[str]:
-        return self.tokenizer.batch_decode(*args, **kwargs)
-
     @property
     def model_input_names(self) -> list[str]:
         return ["input_ids", "attention_mask", "input_features", "input_lengths"]
