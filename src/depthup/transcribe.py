@@ -17,7 +17,9 @@ import soundfile
 import soxr
 import torch
 
+from depthup.decode import can_draft, decode
 from depthup.errors import UserError
+from depthup.model.ctc_head import spell
 
 log = logging.getLogger("depthup")
 
@@ -80,21 +82,25 @@ def transcribe_batch(
     seconds = [len(clip) / processor.sampling_rate for clip in audio]
     limits = [max_new_tokens or 16 + math.ceil(12 * length) for length in seconds]
     texts = [""] * len(audio)
+    drafts = num_beams == 1 and can_draft(model)
     with inference(model):
-        for batch in _batches(seconds, batch_seconds):
+        for batch in batches_of_like_length(seconds, batch_seconds):
             inputs = {k: v.to(model.device) for k, v in processor.prompt_batch([audio[i] for i in batch]).items()}
-            limit = max(limits[i] for i in batch)
-            ids = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=num_beams)
-            new = ids[:, inputs["input_ids"].shape[1] :].tolist()
             # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
-            kept = [row[: limits[i]] for i, row in zip(batch, new, strict=True)]
+            most = [limits[i] for i in batch]
+            if drafts:
+                kept = decode(model, inputs, most, lambda *ctc: [processor.answer_ids(t) for t in spell(*ctc)]).tokens
+            else:
+                ids = model.generate(**inputs, max_new_tokens=max(most), do_sample=False, num_beams=num_beams)
+                new = ids[:, inputs["input_ids"].shape[1] :].tolist()
+                kept = [row[:limit] for row, limit in zip(new, most, strict=True)]
             decoded = processor.tokenizer.batch_decode(kept, skip_special_tokens=True)
             for i, text in zip(batch, decoded, strict=True):
                 texts[i] = text.strip()
     return texts
 
 
-def _batches(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
+def batches_of_like_length(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
     """Indices of clips of like length, longest first, so that a batch too large for the memory shows at once."""
     batch: list[int] = []
     for i in sorted(range(len(seconds)), key=lambda i: -seconds[i]):

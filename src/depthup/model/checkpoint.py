@@ -92,7 +92,7 @@ def load_trained(model: SpeechLM, directory: Path, may_lack: str = "") -> None:
 def model_card(model: SpeechLM) -> str:
     """A short README for the hub."""
     config, plan = model.config, model.plan()
-    unchanged = "bit-identical to the base" if model.scope != "all" and config.method == "depth_upscale" else "changed"
+    unchanged = "bit-identical to the base" if model.keeps_text else "changed"
     return (
         f"---\nlibrary_name: depthup\nbase_model: {config.base}\npipeline_tag: automatic-speech-recognition\n---\n"
         f"# Speech LLM from {config.base}\n\n"

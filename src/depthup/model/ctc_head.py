@@ -27,3 +27,13 @@ class CtcHead(nn.Module):
         """Mean CTC loss per byte (Graves et al. 2006); clips too short for their text count nothing."""
         log_probs = self.log_probs(states).transpose(0, 1)
         return F.ctc_loss(log_probs, labels, lengths * self.outputs, label_lengths, zero_infinity=True)
+
+
+def spell(log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+    """The likeliest path's text for each row of log_probs [N, L, 257], of which lengths [N] are real."""
+    texts = []
+    for path, length in zip(log_probs.argmax(-1).tolist(), lengths.tolist(), strict=True):
+        path = path[:length]
+        spelled = [c for i, c in enumerate(path) if c and (i == 0 or path[i - 1] != c)]
+        texts.append(bytes(c - 1 for c in spelled).decode(errors="ignore").strip())
+    return texts

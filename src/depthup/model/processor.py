@@ -153,7 +153,7 @@ class SpeechProcessor(ProcessorMixin):
         rows, labels = [], []
         for text in texts:
             prompt = self._ids(self.prompt, waiting)
-            answer = self._encode(" " + text.strip(), first=False) + [self.tokenizer.eos_token_id]
+            answer = self.answer_ids(text)
             rows.append(prompt + answer)
             labels.append([IGNORE] * len(prompt) + answer)
         batch = _pad_ids(rows, self.tokenizer.pad_token_id, "right") | self._pad_features(features)
@@ -163,6 +163,10 @@ class SpeechProcessor(ProcessorMixin):
             "ctc_labels": torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
             "ctc_label_lengths": torch.tensor([len(s) for s in spelled]),
         }
+
+    def answer_ids(self, text: str) -> list[int]:
+        """A transcript as the LLM is taught to write it, with its end of sequence."""
+        return self._encode(" " + text.strip(), first=False) + [self.tokenizer.eos_token_id]
 
     def prompt_batch(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
         """The recipe's prompt for each clip, left-padded, ready for `model.generate`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -26,6 +27,14 @@ from depthup.model.projector import Projector
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.speech_encoder import build_encoder, encode, frame_mask
 from depthup.model.upscale import Plan, insert_layers, inserted_layers
+
+
+@dataclass
+class SpeechLMOutput(CausalLMOutputWithPast):
+    """As any causal LM's, with what the CTC head spells: [N, L, 257], and how much of L is real [N]."""
+
+    ctc_log_probs: Optional[torch.Tensor] = None
+    ctc_lengths: Optional[torch.Tensor] = None
 
 
 class SpeechLM(PreTrainedModel, GenerationMixin):
@@ -158,6 +167,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         """Write what was trained, and nothing else: `model.safetensors`, `config.json` and a model card."""
         checkpoint.save_trained(self, Path(save_directory))
 
+    @property
+    def keeps_text(self) -> bool:
+        """Whether text-only input gives the base's logits bit for bit, by construction, whatever was trained."""
+        method, lora = self.config.method, self.config.lora
+        adapters_stay_out = "lora" not in method or bool(lora and lora["speech_only"])
+        layers_stay_out = "depth_upscale" not in method or self.scope != "all"
+        return method != "full" and adapters_stay_out and layers_stay_out
+
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base as it was, for comparison."""
         return load_base(self.config.base, self.config.base_revision, self.llm.dtype).eval()
@@ -210,6 +227,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         num_items_in_batch: Union[int, torch.Tensor, None] = None,
         use_cache: Optional[bool] = None,
         logits_to_keep: Union[int, torch.Tensor] = 0,
+        return_ctc: bool = False,
         **kwargs: Any,
     ) -> CausalLMOutputWithPast:
         """
@@ -223,6 +241,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             ctc_labels, ctc_label_lengths: [N, L] bytes + 1 and [N], for the CTC head.
             ctc_weight: weight of the CTC loss. ctc_only: that loss alone, running no layer above the CTC head's.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
+            return_ctc: with speech and a CTC head, give a `SpeechLMOutput`.
         """
         if ctc_only:
             assert input_features is not None and input_lengths is not None
@@ -256,7 +275,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         }
         with self._adapters(speech_ids, past_key_values, shape):
             if labels is None:
-                return self.llm(**inputs, logits_to_keep=logits_to_keep)
+                outputs = self.llm(**inputs, logits_to_keep=logits_to_keep)
+                return self._with_ctc(outputs, context) if return_ctc else outputs
             hidden = self.llm.get_decoder()(**inputs).last_hidden_state
         loss = self._label_loss(hidden, labels, num_items_in_batch)
         if ctc_weight and self.ctc_head is not None and context.spans is not None:
@@ -265,6 +285,12 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             ctc = self.ctc_head(states, context.spans.real.sum(1), ctc_labels, ctc_label_lengths)
             loss = loss + ctc_weight * share * ctc
         return CausalLMOutputWithPast(loss=loss)
+
+    def _with_ctc(self, outputs: CausalLMOutputWithPast, context: SpeechContext) -> SpeechLMOutput:
+        assert self.ctc_head is not None and context.spans is not None
+        log_probs = self.ctc_head.log_probs(context.spans.gather(context.tapped))
+        lengths = context.spans.real.sum(1) * self.ctc_head.outputs
+        return SpeechLMOutput(**outputs, ctc_log_probs=log_probs, ctc_lengths=lengths)
 
     def _context(
         self,

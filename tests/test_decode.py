@@ -1,0 +1,117 @@
+"""Draft and verify gives what greedy decoding gives, whatever the guess, and needs fewer passes when it is good."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny import clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+
+from depthup.decode import can_draft, decode
+from depthup.model.ctc_head import spell
+
+ENDS = [5, 17, 33, 50, 61, 72]
+EOS = ENDS[0]
+LIMIT = 14
+
+
+def model_of(kind: str):
+    if kind == "speech-layers":
+        model = tiny_speech_lm(ctc=True, scope="speech", layer="e_branchformer")
+    elif kind == "transformer":
+        model = tiny_speech_lm(ctc=True, scope="speech", layer="transformer")
+    else:
+        model = tiny_speech_lm(ctc=True, method=kind)
+    torch.manual_seed(0)
+    shake(model)
+    model.generation_config.eos_token_id = ENDS
+    return model
+
+
+def batch_of(rows: int, seed: int) -> dict[str, torch.Tensor]:
+    """Rows with clips of different lengths, left-padded as prompts are."""
+    return inputs_of([row_of(i, seed) for i in range(rows)], "left")
+
+
+def row_of(i: int, seed: int) -> list:
+    return [text_ids(2, seed + i), clip(20 + 9 * ((seed + i) % 5), seed + i), text_ids(3, i)]
+
+
+def greedy(model, inputs, limits) -> list[list[int]]:
+    """Token by token with `generate`, each row cut at its limit and at the end of sequence."""
+    ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False)[:, inputs["input_ids"].shape[1] :]
+    answers = []
+    for row, limit in zip(ids.tolist(), limits, strict=True):
+        row = row[:limit]
+        answers.append(row[: next((i for i, token in enumerate(row) if token in ENDS), len(row))])
+    return answers
+
+
+def corrupted(answer: list[int], how: int) -> list[int]:
+    """An answer with tokens replaced, left out, put in, cut off or gone on with."""
+    middle = len(answer) // 2
+    return [
+        [*answer, EOS],
+        [*answer[:middle], 77, *answer[middle + 1 :], EOS],
+        [*answer[:middle], *answer[middle + 1 :], EOS],
+        [*answer[:middle], 77, 78, *answer[middle:], EOS],
+        answer[:middle],
+        [*answer[:middle], EOS, *answer],
+        [],
+        [*answer, 9, 9, 9, EOS],
+    ][how % 8]
+
+
+@pytest.mark.parametrize("kind", ["speech-layers", "transformer", "lora", "full"])
+def test_any_guess_gives_the_greedy_answer(kind):
+    model = model_of(kind)
+    assert can_draft(model)
+    ended = 0
+    for seed in range(0, 96, 8):
+        inputs, limits = batch_of(8, seed), [LIMIT - i % 3 for i in range(8)]
+        expected = greedy(model, inputs, limits)
+        ended += sum(len(answer) < limit for answer, limit in zip(expected, limits, strict=True))
+        guesses = [corrupted(answer, i + seed // 8) for i, answer in enumerate(expected)]
+        assert decode(model, inputs, limits, lambda *_, guesses=guesses: guesses).tokens == expected
+    assert ended > 4  # both ends of an answer occur: its own, and the limit
+
+
+def test_good_guesses_save_passes():
+    model, inputs, limits = model_of("speech-layers"), batch_of(6, 3), [LIMIT] * 6
+    expected = greedy(model, inputs, limits)
+    longest = max(map(len, expected))
+    assert longest > 6
+    assert decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected]).passes <= 3
+    one_wrong = [corrupted(answer, 1) for answer in expected]
+    assert decode(model, inputs, limits, lambda *_: one_wrong).passes <= 4
+    nothing = decode(model, inputs, limits, lambda *_: [[]] * 6)
+    assert nothing.tokens == expected and nothing.passes >= longest
+
+
+def test_ctc_of_a_batch_is_that_of_each_clip_and_reaches_the_guess():
+    model, inputs = model_of("speech-layers"), batch_of(4, 1)
+    seen = []
+    decode(model, inputs, [2] * 4, lambda *ctc: seen.append(ctc) or [[]] * 4)
+    ((log_probs, lengths),) = seen
+    for i in range(4):
+        alone = inputs_of([row_of(i, 1)], "left")
+        with torch.no_grad():
+            out = model(**alone, return_ctc=True)
+        assert int(out.ctc_lengths) == int(lengths[i])
+        torch.testing.assert_close(out.ctc_log_probs[0], log_probs[i, : lengths[i]], rtol=1e-4, atol=1e-4)
+
+
+def test_spelling_collapses_repeats_and_drops_what_is_no_text():
+    path = [0, *[ord("a") + 1] * 2, 0, ord("a") + 1, ord("b") + 1, 0xFF + 1, 0]
+    log_probs = torch.nn.functional.one_hot(torch.tensor([path]), 257).float()
+    assert spell(log_probs, torch.tensor([len(path)])) == ["aab"]
+    assert spell(log_probs, torch.tensor([3])) == ["a"]
+
+
+def test_no_drafts_where_holes_in_the_cache_would_matter():
+    assert not can_draft(tiny_speech_lm(scope="speech"))  # no CTC head
+    assert not can_draft(tiny_speech_lm(ctc=True, scope="all"))
+    assert not can_draft(tiny_speech_lm(tiny_base("gemma"), ctc=True, scope="speech"))
+    model = tiny_speech_lm(ctc=True, scope="speech")
+    assert can_draft(model)
+    model.generation_config.repetition_penalty = 1.1
+    assert not can_draft(model)
