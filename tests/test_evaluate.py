@@ -21,7 +21,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from depthup.config import DataConfig
 from depthup.data import BadAudio
 from depthup.errors import UserError
-from depthup.evaluate import asr, evaluate_asr, evaluation_json, print_asr, print_text, score, text_report
+from depthup.evaluate import Evaluation, asr, evaluate_asr, print_asr, print_text, score, text_report
+from depthup.evaluate.results import load_results
+from depthup.evaluate.text_tasks import TaskScore
 from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.transcribe import Segment
 
@@ -397,21 +399,39 @@ def test_the_perplexity_of_smollm2_on_wikitext2_is_the_known_one():
 def test_json_has_the_same_keys_always_and_survives_a_round_trip(base: LlamaForCausalLM, text_file: Path):
     heard = score(*noisy(10), {"speaker": ["a", "b"] * 5})
     text = text_report(base, base, tokenizer, text_file, max_tokens=10)
-    keys = ["wer", "cer", "counts", "interval", "groups", "drift"]
-    for found in (evaluation_json(heard, text), evaluation_json(None, text), evaluation_json(heard, None)):
+    keys = ["wer", "cer", "counts", "interval", "groups", "drift", "asr", "tasks"]
+    sets, tasks = {"a/test": heard}, {"copa": TaskScore("acc", 0.5, 0.05, 0.6, 0.5, 100, False)}
+    texts = {"page": text}
+    for measured in (Evaluation(sets, texts, tasks), Evaluation({}, texts), Evaluation(sets)):
+        found = measured.to_dict()
         assert list(found) == keys
         assert json.loads(json.dumps(found)) == found
-    found = evaluation_json(heard, text)
+    found = Evaluation({**sets, "b/test": score(["x"], ["y"])}, texts, tasks).to_dict()
+    assert found["asr"]["b/test"]["wer"] == 1.0 and found["asr"]["a/test"]["wer"] == found["wer"] == heard.wer
+    assert found["tasks"]["copa"]["base"] == 0.6
     assert list(found["counts"]) == ["substitutions", "deletions", "insertions", "reference_words", "clips", "skipped"]
     assert set(found["drift"]) == {"kl", "top1_agreement", "identical", "perplexity_base", "perplexity", "tokens"}
     assert found["interval"] == heard.interval
     assert found["groups"]["speaker"]["values"]["a"]["clips"] == 5
-    assert evaluation_json(None, text)["wer"] is None and evaluation_json(heard, None)["drift"] is None
+    assert Evaluation({}, texts).to_dict()["wer"] is None and Evaluation(sets).to_dict()["drift"] is None
+
+
+def test_results_add_up_beside_a_checkpoint(tmp_path: Path, caplog):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "test.jsonl").write_text("")
+    good, bad = score(["x y"], ["x y"]), score(["x y"], ["x"])
+    Evaluation({str(tmp_path / "a" / "test.jsonl"): bad, "hub:test": bad}).keep(tmp_path)
+    Evaluation({"hub:test": good}, tasks={"copa": TaskScore("acc", 0.5, 0.05, 0.6, 0.5, 100, False)}).keep(tmp_path)
+    kept = load_results(tmp_path)
+    assert {name: told["wer"] for name, told in kept["asr"].items()} == {"a/test": 0.5, "hub:test": 0.0}
+    assert kept["tasks"]["copa"]["base"] == 0.6 and "examples" not in kept["asr"]["a/test"]
+    Evaluation({"hub:test": good}).keep(tmp_path / "missing")
+    assert "not kept" in caplog.text
 
 
 def printed(call, report) -> str:
     console = Console(file=io.StringIO(), width=100)
-    call(report, console)
+    call(report, console=console)
     return console.file.getvalue()
 
 

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from depthup.errors import UserError
 from depthup.model import packaged as base
 from depthup.model.packaged import fetch_base
-from depthup.quickstart.corpus import VOICES, _speak_all, _trim, make_corpus, plan_corpus
+from depthup.quickstart.corpus import VOICES, _trim, make_corpus, plan_corpus, speak_clips
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 SPLITS = ("train", "validation", "test")
@@ -106,7 +106,7 @@ def test_voices_of_one_sentence_sound_different(tmp_path: Path) -> None:
     pytest.importorskip("espeakng_loader", reason="needs the extra `quickstart`")
     clip = plan_corpus({"train": 1}, seed=0)["train"][0]
     voices = [voice for split in SPLITS for voice in VOICES[split].split()]
-    _speak_all([replace(clip, audio=f"{i}.flac", speaker=voice) for i, voice in enumerate(voices)], tmp_path)
+    speak_clips([replace(clip, audio=f"{i}.flac", speaker=voice) for i, voice in enumerate(voices)], tmp_path)
     spectra = []
     for i in range(len(voices)):
         waveform = soundfile.read(tmp_path / f"{i}.flac")[0]

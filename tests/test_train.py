@@ -16,6 +16,8 @@ from small_run import save_recipe
 
 import depthup
 from depthup import api
+from depthup.config import DataConfig
+from depthup.data import load_cuts, read_audio
 from depthup.recipe import load_recipe
 from depthup.train.trainer import last_checkpoint
 
@@ -48,11 +50,13 @@ def kill_after(recipe: Path, run: Path, checkpoint: str) -> None:
     assert not (run / "model.safetensors").exists(), "the run ended before it could be killed"
 
 
-@pytest.mark.parametrize("kind", ["speech", "all", "lora"])
+@pytest.mark.parametrize("kind", ["speech", "all", "lora", "replay"])
 def test_ten_steps_equal_five_kill_resume_five(tmp_path, kind, monkeypatch):
-    changes = {"method": "lora"} if kind == "lora" else {}
+    (tmp_path / "text.txt").write_text("an old silent pond, a frog jumps in " * 9)
+    replay = {"text": str(tmp_path / "text.txt"), "share": 0.5, "batch_tokens": 32, "row_tokens": 16}
+    changes = {"lora": {"method": "lora"}, "replay": {"method": "full", "replay": replay}}.get(kind, {})
     recipe = save_recipe(tmp_path, **changes)
-    scope = [] if kind == "lora" else [f"--upscale.scope={kind}"]
+    scope = [f"--upscale.scope={kind}"] if kind in ("speech", "all") else []
     whole = train(recipe, *scope, "--output_dir", str(tmp_path / "whole"))
     run = tmp_path / "run"
     # In this process, stopping right after the checkpoint stands in for the kill, which one case does for real below.
@@ -96,11 +100,29 @@ def test_warm_up_then_loss_with_ctc_and_validation_wer(tmp_path, capfd):
         *("--train.ctc_warmup_steps=4", "--train.ctc_weight=0.3", "--train.max_steps=6", "--train.eval_steps=5"),
         *("--train.logging_steps=2", f"--data.validation={manifest}", "--train.eval_clips=4"),
     )
-    lines = [line for line in capfd.readouterr().err.splitlines() if " loss " in line]
+    lines = [line for line in capfd.readouterr().err.splitlines() if "h audio/h" in line]
     assert len(lines) == 5 and "CTC loss" in lines[0] and "CTC" not in lines[-1]
-    assert "h audio/h" in lines[-1] and "GB" in lines[-1] and "left" in lines[-1] and "%" in lines[-1]
-    log = json.loads((run / "checkpoint-10" / "trainer_state.json").read_text())["log_history"]
-    assert any("eval_wer" in entry for entry in log)
+    assert " loss " in lines[-1] and "GB" in lines[-1] and "left" in lines[-1] and "%" in lines[-1]
+    told = json.loads((run / "training.json").read_text())
+    assert [entry["step"] for entry in told["history"] if "eval_wer" in entry] == [5, 10]
+    assert told["audio_hours"] > 0 and told["step_seconds"] < told["wall_seconds"]
+    assert told["plan"]["keeps_text"] and told["plan"]["num_layers"] == 1 and told["plan"]["share_of_full"] > 0
+
+
+def test_the_last_validation_loss_is_that_of_the_checkpoint(tmp_path):
+    manifest = str(save_recipe(tmp_path).parent / "audio" / "manifest.jsonl")
+    run = train(tmp_path / "recipe.yaml", f"--data.validation={manifest}", "--train.max_steps=2")
+    (last,) = [e for e in json.loads((run / "training.json").read_text())["history"] if "eval_loss" in e]
+    assert last["step"] == 2 and "eval_wer" not in last
+    model, processor = api.load(run)
+    total = tokens = 0.0
+    for cut in load_cuts(manifest, DataConfig()):
+        batch = processor.training_batch([read_audio(cut, processor.sampling_rate)], [cut.supervisions[0].text])
+        count = int((batch["labels"] >= 0).sum())
+        with torch.no_grad():
+            total += float(model(**{k: v for k, v in batch.items() if not k.startswith("ctc")}).loss) * count
+        tokens += count
+    assert last["eval_loss"] == pytest.approx(total / tokens, rel=1e-4)
 
 
 def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path):

@@ -11,14 +11,13 @@ from typing import Any, Optional, Union
 
 import torch
 import yaml
-from transformers import AutoTokenizer, set_seed
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from depthup.config import DataConfig, Recipe
 from depthup.errors import UserError
-from depthup.evaluate import AsrReport, TextReport, evaluate_asr, text_report
+from depthup.evaluate import Evaluation, evaluate_asr, text_report
 from depthup.model import checkpoint
-from depthup.model.base import local
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import Plan
@@ -95,6 +94,10 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     transformers_logging.set_verbosity_error()
     set_seed(recipe.seed)
     model = SpeechLM.from_recipe(recipe)
+    if recipe.replay.text and model.keeps_text:
+        raise UserError(
+            f"replay.text: text never meets what {recipe.method} trains here, so nothing is forgotten; drop it"
+        )
     processor = SpeechProcessor.build(model.config)
     if recipe.init_from:
         checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="ctc_head.")
@@ -103,6 +106,7 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
         log.warning("%s: resuming from %s", run, last.name)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     if trainer.is_world_process_zero():
+        trainer.finish()
         processor.save_pretrained(run)
         model.save_pretrained(run)
     return run
@@ -132,20 +136,37 @@ def transcribe(model: SpeechLM, processor: SpeechProcessor, paths: Sequence[Unio
 def evaluate(
     model: SpeechLM,
     processor: SpeechProcessor,
-    asr: Optional[str] = None,
+    asr: Union[str, Sequence[str]] = (),
     text: Union[str, Path, None] = None,
+    tasks: Sequence[str] = (),
+    *,
+    text_data: Union[str, Path, None] = None,
     data: Optional[DataConfig] = None,
     by: Sequence[str] = (),
     limit: Optional[int] = None,
-) -> tuple[Optional[AsrReport], Optional[TextReport]]:
-    """WER on the recordings of source `asr`, and drift from the base on the text file `text`.
+) -> Evaluation:
+    """WER on recordings, drift from the base on a text, and scores of model and base on lm-eval tasks.
 
     Args:
-        by: manifest fields to group by, besides speaker and language.
-        limit: most clips of `asr`.
+        asr: a source of recordings, or several.
+        text: a UTF-8 text file.
+        tasks, text_data: names of lm-eval tasks, and a folder of local files for them; without one, from the hub.
+        data: names of fields, and what to do with bad clips.
+        by: manifest fields to group WER by, besides speaker and language.
+        limit: most clips of each source, and most questions of each task.
+
+    Raises UserError.
     """
-    heard = evaluate_asr(model, processor, asr, data or DataConfig(), by=by, limit=limit) if asr else None
-    if text is None:
-        return heard, None
-    tokenizer = AutoTokenizer.from_pretrained(local(model.config.base), revision=model.config.base_revision)
-    return heard, text_report(model, model.load_base().to(model.device), tokenizer, Path(text))
+    found = Evaluation()
+    for source in [asr] if isinstance(asr, str) else asr:
+        found.asr[source] = evaluate_asr(model, processor, source, data or DataConfig(), by=by, limit=limit)
+    if text is not None:
+        base = model.load_base().to(model.device)
+        found.drift[str(text)] = text_report(model, base, processor.tokenizer, Path(text))
+    if tasks:
+        from depthup.evaluate.text_tasks import text_tasks
+
+        found.tasks = text_tasks(
+            model, processor.tokenizer, lambda: model.load_base().to(model.device), tasks, text_data, limit
+        )
+    return found

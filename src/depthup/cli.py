@@ -157,35 +157,137 @@ def transcribe(words: list[str]) -> int:
 
 
 def evaluate(words: list[str]) -> int:
-    parser = _parser("evaluate", "Measure word error rate on recordings, and drift from the base model on text.")
+    parser = _parser("evaluate", "Measure word error rate on recordings, and what adaptation did to text.")
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
-    parser.add_argument("--asr", metavar="MANIFEST", help="transcribed recordings: JSONL, Lhotse, Shar, dataset:split")
-    parser.add_argument("--text", metavar="FILE", help="UTF-8 text for perplexity and drift from the base")
-    parser.add_argument("--by", action="append", default=[], metavar="FIELD", help="also group by this manifest field")
-    parser.add_argument("--limit", type=int, help="most clips")
+    _add_measures(parser)
     parser.add_argument("--audio-field", default="audio", help="manifest field with the audio")
     parser.add_argument("--text-field", default="text", help="manifest field with the transcript")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     _add_moved(parser)
     options = parser.parse_args(words)
-    if not (options.asr or options.text):
-        raise UserError("evaluate: nothing to measure; give --asr MANIFEST, --text FILE, or both")
+    if not (options.asr or options.text or options.text_tasks):
+        raise UserError("evaluate: nothing to measure; give --asr MANIFEST, --text FILE or --text-tasks TASK,...")
 
     model, processor = _load(options)
     from depthup import api
     from depthup.config import DataConfig
-    from depthup.evaluate.report import evaluation_json, print_asr, print_text
+    from depthup.evaluate.degradation import print_tasks
+    from depthup.evaluate.report import print_asr, print_text
 
-    data = DataConfig(audio_field=options.audio_field, text_field=options.text_field)
-    asr, text = api.evaluate(model, processor, options.asr, options.text, data, options.by, options.limit)
+    found = api.evaluate(
+        model,
+        processor,
+        options.asr,
+        options.text,
+        options.text_tasks,
+        text_data=options.text_data,
+        data=DataConfig(audio_field=options.audio_field, text_field=options.text_field),
+        by=options.by,
+        limit=options.limit,
+    )
+    if Path(options.checkpoint).is_dir():
+        found.keep(Path(options.checkpoint))
     if options.json:
-        print(json.dumps(evaluation_json(asr, text), ensure_ascii=False))
+        print(json.dumps(found.to_dict(), ensure_ascii=False))
         return 0
-    if asr:
-        print_asr(asr)
-    if text:
+    for source, heard in found.asr.items():
+        print_asr(heard, source)
+    for text in found.drift.values():
         print_text(text)
+    if found.tasks:
+        print_tasks(found.by_name()["tasks"])
     return 0
+
+
+def compare(words: list[str]) -> int:
+    parser = _parser("compare", "Put runs side by side: word error rates, what text lost, and what it cost.")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, measured with `depthup evaluate`")
+    parser.add_argument("--output", metavar="DIR", help="write compare.md, compare.json and compare.html there")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args(words)
+    from depthup.evaluate.compare import compare as compare_runs
+    from depthup.evaluate.compare import write
+    from depthup.evaluate.tables import print_comparison
+
+    comparison = compare_runs(options.runs)
+    if options.json:
+        print(json.dumps(comparison.to_dict(), ensure_ascii=False))
+    else:
+        print_comparison(comparison)
+    if options.output:
+        for path in write(comparison, options.output):
+            print(f"Written: {path}", file=sys.stderr)
+    return 0
+
+
+def sweep(words: list[str]) -> int:
+    from depthup.sweep import METHODS, Sweep
+
+    parser = _parser(
+        "sweep",
+        "Train every method on one recipe, each at the learning rate that a short search finds for it,\n"
+        "measure them, and compare. The same command goes on where it was interrupted.",
+    )
+    parser.epilog = f"methods: {', '.join(METHODS)}\nWhat else is given overrides the recipe, as --section.key value."
+    parser.add_argument("recipe", help="recipe with data.validation; its method and learning rate are replaced")
+    parser.add_argument("--output_dir", type=Path, default=Path("runs/sweep"), help="where runs and report go")
+    parser.add_argument("--methods", type=_names, default=[], help="comma-separated; default all the recipe allows")
+    parser.add_argument("--rates", type=_numbers, default=[1e-4, 3e-4, 1e-3], help="learning rates tried (%(default)s)")
+    parser.add_argument("--search-steps", type=int, default=50, help="steps at each rate (default %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="methods trained at a time (default %(default)s)")
+    _add_measures(parser)
+    options, overrides = parser.parse_known_args(words)
+    from depthup.evaluate.compare import compare as compare_runs
+    from depthup.evaluate.compare import write
+    from depthup.evaluate.tables import print_comparison
+
+    sweep = Sweep(
+        options.recipe,
+        overrides,
+        options.output_dir,
+        options.rates,
+        options.search_steps,
+        options.methods,
+        _measure_words(options),
+        options.jobs,
+        say=lambda line: print(line, file=sys.stderr, flush=True),
+    )
+    runs = sweep.run()
+    if runs:
+        comparison = compare_runs(runs)
+        print_comparison(comparison)
+        write(comparison, options.output_dir)
+        print(f"Report: {options.output_dir / 'compare.html'}")
+    for name, error in sweep.failed.items():
+        print(f"depthup: {name}: {error}", file=sys.stderr)
+    return 2 if sweep.failed else 0
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _numbers(text: str) -> list[float]:
+    return [float(number) for number in _names(text)]
+
+
+def _add_measures(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--asr", action="append", default=[], metavar="MANIFEST", help="recordings: JSONL, Lhotse, Shar, dataset:split")
+    add("--text", metavar="FILE", help="UTF-8 text for perplexity and drift from the base")
+    add("--text-tasks", type=_names, default=[], metavar="A,B", help="lm-eval tasks, on base and adapted model")
+    add("--text-data", metavar="DIR", help="folder of local files for the tasks; default: lm-eval's own, from the hub")
+    add("--by", action="append", default=[], metavar="FIELD", help="also group WER by this manifest field")
+    add("--limit", type=int, help="most clips, and most questions of each task")
+
+
+def _measure_words(options: argparse.Namespace) -> list[str]:
+    """The arguments of `_add_measures` as words again."""
+    words = [word for name in ("asr", "by") for value in getattr(options, name) for word in (f"--{name}", value)]
+    for name in ("text", "text_data", "limit"):
+        if (value := getattr(options, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    return words + (["--text-tasks", ",".join(options.text_tasks)] if options.text_tasks else [])
 
 
 def quickstart(words: list[str]) -> int:
@@ -221,7 +323,9 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "upscale": (upscale, "insert layers into a base model"),
     "train": (train, "adapt a base model to recordings, as a recipe says"),
     "transcribe": (transcribe, "audio in, text out"),
-    "evaluate": (evaluate, "word error rate, and drift of text ability"),
+    "evaluate": (evaluate, "word error rate, and what adaptation did to text"),
+    "compare": (compare, "several runs in one table and one picture"),
+    "sweep": (sweep, "train, measure and compare every method on one recipe"),
 }
 
 if __name__ == "__main__":

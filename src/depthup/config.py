@@ -99,7 +99,7 @@ class DataConfig:
     train: Union[str, list[str]] = field(default_factory=list)
     """JSONL or Lhotse manifest, Shar directory, Hugging Face dataset (`name:split`) or directory; or a list of them."""
     validation: Optional[str] = None
-    """As `train`; WER is measured on it during training."""
+    """As `train`; loss and WER are measured on it during training."""
     audio_field: str = "audio"
     """Field or column with the audio."""
     text_field: str = "text"
@@ -159,6 +159,28 @@ class AugmentConfig:
 
 
 @dataclass
+class ReplayConfig:
+    """Plain text mixed into training, so that methods which change text behaviour forget less of it."""
+
+    text: Union[str, list[str]] = field(default_factory=list)
+    """UTF-8 file, JSONL with a field `text`, or Hugging Face dataset (`name:split`); or a list of them. None: off."""
+    share: float = 0.25
+    """Share of batches that are text, after `ctc_warmup_steps`."""
+    loss: Literal["lm", "distill"] = "lm"
+    """The text's own next token, or the base's distribution over it (`distill` keeps a copy of the base in memory)."""
+    batch_tokens: int = 1024
+    """Tokens per text batch."""
+    row_tokens: int = 256
+    """Tokens per row of a text batch."""
+    max_tokens: int = 50_000_000
+    """Most tokens that are read from `text`; they are held in memory, 4 bytes each."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.share < 1, f"replay.share must lie between 0 and 1, not {self.share}")
+        _require(2 <= self.row_tokens <= self.batch_tokens, "replay.row_tokens must be from 2 to replay.batch_tokens")
+
+
+@dataclass
 class TrainConfig:
     """Optimisation, evaluation during training, and checkpoints."""
 
@@ -191,7 +213,7 @@ class TrainConfig:
     logging_steps: int = 5
     """Steps between progress lines."""
     eval_steps: int = 100
-    """Steps between measurements of validation WER; 0 measures at the end only."""
+    """Steps between measurements of validation loss and WER; 0 measures the loss at the end only."""
     eval_clips: int = 100
     """Clips of the validation set used during training."""
     save_steps: int = 100
@@ -233,6 +255,7 @@ class Recipe:
     lora: LoraConfig = field(default_factory=LoraConfig)
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    replay: ReplayConfig = field(default_factory=ReplayConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:

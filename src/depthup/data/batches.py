@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data.audio import BadAudio, read_audio
 from depthup.data.augment import Augmenter
+from depthup.data.replay import TextReplay
 from depthup.errors import UserError
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ class BatchStream(IterableDataset):
     Batches are numbered k = 0, 1, ... over all epochs. Rank r takes those with k % world_size == r, and augments batch
     k with a generator seeded by (seed, k): order and contents depend neither on workers nor on resuming. A bad clip is
     skipped, counted and named in the log; a batch of only bad clips gives way to the clips of the next one.
+    With `replay` some batches are text instead.
 
     Iterating raises `UserError` where no clip lasts between `data.min_duration` and `data.max_duration`, where every
     clip of an epoch is bad, and with `data.strict` at the first bad clip.
@@ -59,6 +61,7 @@ class BatchStream(IterableDataset):
         seed: int,
         rank: int = 0,
         world_size: int = 1,
+        replay: TextReplay | None = None,
     ) -> None:
         super().__init__()
         self.cuts = cuts
@@ -68,6 +71,7 @@ class BatchStream(IterableDataset):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.replay = replay
         self.num_skipped = 0
         self.num_bad = 0
 
@@ -81,11 +85,16 @@ class BatchStream(IterableDataset):
         plan = self._plan(tell=worker == self.rank == 0)
         ahead: deque[tuple[int, list[Cut]]] = deque()
         for number in count():
-            planned = ahead.popleft() if ahead else next(plan)
             step, rank = divmod(number, self.world_size)
             due = step - self.num_skipped
             # The DataLoader takes batches from its workers in turn.
-            if rank == self.rank and due >= 0 and due % num_workers == worker:
+            mine = rank == self.rank and due >= 0 and due % num_workers == worker
+            if self.replay is not None and self.replay.takes(number):
+                if mine:
+                    yield self.replay.batch(number)
+                continue
+            planned = ahead.popleft() if ahead else next(plan)
+            if mine:
                 yield self._load(number, planned, ahead, plan)
 
     def _plan(self, tell: bool) -> Iterator[tuple[int, list[Cut]]]:

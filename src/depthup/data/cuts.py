@@ -53,7 +53,6 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
 
 def _load_one(source: str, config: DataConfig, require_text: bool) -> CutSet:
     path = Path(source).expanduser()
-    directory, _, split = source.partition(":")
     if path.is_file():
         if not path.name.endswith(MANIFEST_SUFFIXES):
             raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
@@ -62,16 +61,20 @@ def _load_one(source: str, config: DataConfig, require_text: bool) -> CutSet:
         cuts = _load_shar(path).map(partial(_checked, where=source, require_text=require_text))
     elif table := next((path / name for name in AUDIOFOLDER_TABLES if (path / name).is_file()), None):
         cuts = CutSet(ManifestCuts(table, replace(config, audio_field="file_name"), require_text))
-    elif Path(directory).expanduser().is_dir():
-        dataset = _load_local_dataset(Path(directory).expanduser(), split)
-        cuts = _dataset_cuts(dataset, source, config, require_text)
-    elif (match := HUB_NAME.fullmatch(source)) and not source.endswith(MANIFEST_SUFFIXES):
-        dataset = _load_dataset(match["name"], source, match["split"], match["config"])
-        cuts = _dataset_cuts(dataset, source, config, require_text)
     else:
-        raise UserError(f"{source}: no such file or directory (a Hugging Face dataset needs its split: `name:split`)")
+        cuts = _dataset_cuts(open_dataset(source), source, config, require_text)
     _check_first(cuts, source)
     return cuts
+
+
+def open_dataset(source: str) -> Any:
+    """A Hugging Face dataset by name (`name:split`) or local directory. Raises UserError."""
+    directory, _, split = source.partition(":")
+    if Path(directory).expanduser().is_dir():
+        return _load_local_dataset(Path(directory).expanduser(), split)
+    if (match := HUB_NAME.fullmatch(source)) and not source.endswith(MANIFEST_SUFFIXES):
+        return _load_dataset(match["name"], source, match["split"], match["config"])
+    raise UserError(f"{source}: no such file or directory (a Hugging Face dataset needs its split: `name:split`)")
 
 
 def _check_first(cuts: CutSet, source: str) -> None:

@@ -1,14 +1,15 @@
 """How well a model hears (`score`, `evaluate_asr`) and what hearing cost its text (`text_report`)."""
 
 from depthup.evaluate.asr import AsrReport, evaluate_asr, score
-from depthup.evaluate.report import evaluation_json, print_asr, print_text
+from depthup.evaluate.report import print_asr, print_text
+from depthup.evaluate.results import Evaluation
 from depthup.evaluate.text import TextReport, text_report
 
 __all__ = [
     "AsrReport",
+    "Evaluation",
     "TextReport",
     "evaluate_asr",
-    "evaluation_json",
     "print_asr",
     "print_text",
     "score",

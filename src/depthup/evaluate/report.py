@@ -1,10 +1,9 @@
-"""Evaluation on the terminal and as JSON."""
+"""Plans and evaluations on the terminal."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
@@ -15,13 +14,6 @@ from depthup.evaluate.text import TextReport
 from depthup.model.upscale import Plan
 
 MOST_ROWS = 20
-
-
-def evaluation_json(asr: AsrReport | None, text: TextReport | None) -> dict[str, Any]:
-    """What `evaluate --json` prints: always the same keys, null where nothing was measured."""
-    heard = asr.to_dict() if asr else {}
-    keys = ("wer", "cer", "counts", "interval", "groups")
-    return {key: heard.get(key) for key in keys} | {"drift": text.to_dict() if text else None}
 
 
 def print_plan(plan: Plan, console: Console | None = None) -> None:
@@ -56,10 +48,11 @@ def _runs(rows: list[tuple[str, str, int, int]]) -> Iterator[tuple[str, str, int
         )
 
 
-def print_asr(report: AsrReport, console: Console | None = None) -> None:
+def print_asr(report: AsrReport, name: str = "", console: Console | None = None) -> None:
     """Print error rates, counts and one table per field with the gap between its best and worst value."""
     console = console or Console()
-    table = Table(title="Speech recognition", show_header=False, title_justify="left")
+    title = Text(f"Speech recognition, {name}" if name else "Speech recognition")
+    table = Table(title=title, show_header=False, title_justify="left")
     table.add_row("WER", f"{_percent(report.wer)}  (95 % interval {_range(report.interval)})")
     table.add_row("CER", _percent(report.cer))
     edits = f"{report.substitutions} substituted, {report.deletions} deleted, {report.insertions} inserted"

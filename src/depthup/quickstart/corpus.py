@@ -108,11 +108,15 @@ def make_corpus(
             _require_same(manifest, clips)
             continue
         logger.info("Speaking %d clips for %s", len(clips), manifest)
-        durations = _speak_all(clips, directory)
-        rows = (clip.manifest_row() | {"duration": duration} for clip, duration in zip(clips, durations, strict=True))
-        partial = manifest.with_suffix(".partial")
-        partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        partial.replace(manifest)
+        write_manifest(manifest, clips, speak_clips(clips, directory))
+
+
+def write_manifest(manifest: Path, clips: list[Clip], durations: list[float]) -> None:
+    """One line for each clip and its seconds; the manifest appears whole."""
+    rows = (clip.manifest_row() | {"duration": duration} for clip, duration in zip(clips, durations, strict=True))
+    partial = manifest.with_suffix(".partial")
+    partial.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    partial.replace(manifest)
 
 
 def plan_corpus(clip_counts: dict[str, int], seed: int) -> dict[str, list[Clip]]:
@@ -161,19 +165,23 @@ def _require_same(manifest: Path, clips: list[Clip]) -> None:
         raise UserError(f"{manifest}: holds another corpus; remove it or choose another directory")
 
 
-def _speak_all(clips: list[Clip], directory: Path) -> list[float]:
-    """Speak in fresh processes: espeak-ng keeps state between clips, so only a fixed order from the start repeats."""
+def speak_clips(clips: list[Clip], directory: Path, num_workers: int = WORKERS) -> list[float]:
+    """Write the FLAC file of each clip below `directory` and return their seconds.
+
+    Each worker is a fresh process: espeak-ng keeps state between clips, so only a fixed order from the start repeats.
+    Raises UserError when espeakng-loader is missing.
+    """
     if not find_spec("espeakng_loader"):
         raise UserError("the quickstart's speech needs espeakng-loader: pip install 'depthup[quickstart]'")
     for parent in {Path(clip.audio).parent for clip in clips}:
         (directory / parent).mkdir(parents=True, exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
-        workers = [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in range(WORKERS)]
-        parts = [worker.submit(_speak_part, clips[i::WORKERS], directory) for i, worker in enumerate(workers)]
+        workers = [stack.enter_context(ProcessPoolExecutor(1, mp_context=spawn)) for _ in range(num_workers)]
+        parts = [worker.submit(_speak_part, clips[i::num_workers], directory) for i, worker in enumerate(workers)]
         durations = [0.0] * len(clips)
         for i, part in enumerate(parts):
-            durations[i::WORKERS] = part.result()
+            durations[i::num_workers] = part.result()
     return durations
 
 

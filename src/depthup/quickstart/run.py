@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from depthup import api
-from depthup.config import DataConfig, Recipe
+from depthup.config import Recipe
 from depthup.evaluate import AsrReport, TextReport
 from depthup.evaluate.report import print_plan
 from depthup.model.base import PACKAGED, local
@@ -78,9 +78,8 @@ def run(directory: Path, base: Optional[str] = None) -> None:
 def measure(model: SpeechLM, processor: SpeechProcessor, directory: Path, clips: int) -> tuple[AsrReport, TextReport]:
     """WER on `clips` of unseen voices and sentences, and drift on a page of text."""
     test, text = str(directory / "corpus" / "test.jsonl"), TEXT
-    asr, drift = api.evaluate(model.to(api.default_device()), processor, test, text, DataConfig(), limit=clips)
-    assert asr is not None and drift is not None
-    return asr, drift
+    found = api.evaluate(model.to(api.default_device()), processor, test, text, limit=clips)
+    return found.asr[test], found.drift[str(text)]
 
 
 def report(

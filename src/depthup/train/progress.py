@@ -56,9 +56,12 @@ class ProgressLine(TrainerCallback):
         logs = logs or {}
         if not state.is_world_process_zero:
             return
-        if "eval_wer" in logs:
-            self.wer = logs["eval_wer"]
-            print(f"step {state.global_step:>5}/{state.max_steps}  WER {self.wer:6.1%} on validation", file=sys.stderr)
+        if "eval_loss" in logs:
+            told = f"validation loss {logs['eval_loss']:.3f}"
+            if "eval_wer" in logs:
+                self.wer = logs["eval_wer"]
+                told += f"  WER {self.wer:6.1%}"
+            print(f"step {state.global_step:>5}/{state.max_steps}  {told}", file=sys.stderr)
         if "loss" not in logs:
             return
         began, first_step, first_audio = self.start

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
@@ -16,12 +18,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from depthup.config import Recipe
 from depthup.data import BatchStream, load_cuts
+from depthup.data.replay import TextReplay
 from depthup.errors import UserError
 from depthup.evaluate.asr import evaluate_asr
+from depthup.evaluate.loss import validation_loss
 from depthup.model import checkpoint
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.train.progress import ProgressLine
+from depthup.train.record import Record
 from depthup.train.state import load_rng, load_state, save_state
 
 PARTIAL = ".partial-"
@@ -45,6 +50,11 @@ class SpeechTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(ProgressLine(self))
+        self.record = Record()
+        self.add_callback(self.record)
+        self.teacher: Optional[nn.Module] = None
+        if recipe.replay.text and recipe.replay.loss == "distill":
+            self.teacher = model.load_base().requires_grad_(False).to(self.args.device)
         # The loss averages over all labels of an optimizer step, which the Trainer counts for models that say so.
         self.model_accepts_loss_kwargs = True
 
@@ -58,6 +68,7 @@ class SpeechTrainer(Trainer):
             self.recipe.seed,
             rank=self.args.process_index,
             world_size=self.args.world_size,
+            replay=self._replay(),
         )
         stream.skip(self._resumed_step() * self.args.gradient_accumulation_steps)
         workers = data.num_workers
@@ -68,6 +79,14 @@ class SpeechTrainer(Trainer):
             prefetch_factor=4 if workers else None,
             generator=torch.Generator(),  # else each iterator draws from the generator that dropout uses
         )
+
+    def _replay(self) -> Optional[TextReplay]:
+        recipe = self.recipe
+        if not recipe.replay.text:
+            return None
+        batches_per_step = self.args.gradient_accumulation_steps * self.args.world_size
+        first = recipe.train.ctc_warmup_steps * batches_per_step
+        return TextReplay(recipe.replay, self.processing_class.tokenizer, recipe.seed, first)
 
     def _resumed_step(self) -> int:
         last = last_checkpoint(Path(self.args.output_dir))
@@ -118,6 +137,9 @@ class SpeechTrainer(Trainer):
         num_items_in_batch: Optional[torch.Tensor] = None,
     ) -> Any:
         self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
+        if "input_features" not in inputs:
+            loss = self._text_loss(model, inputs, num_items_in_batch)
+            return (loss, {}) if return_outputs else loss
         settings = self.recipe.train
         ctc_only = self.state.global_step < settings.ctc_warmup_steps
         accumulation = self.args.gradient_accumulation_steps
@@ -129,21 +151,38 @@ class SpeechTrainer(Trainer):
         loss = outputs.loss / accumulation if ctc_only else outputs.loss
         return (loss, outputs) if return_outputs else loss
 
+    def _text_loss(
+        self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """Of a replayed batch of text: the LM loss, or KL(base || adapted), in nats per token."""
+        if self.teacher is None:
+            return model(**inputs, num_items_in_batch=num_items_in_batch).loss
+        labels = inputs.pop("labels")
+        with torch.no_grad():
+            expected = self.teacher(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        log_p = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        total = F.kl_div(log_p, expected, log_target=True, reduction="sum")
+        return total / (labels[:, 1:].numel() if num_items_in_batch is None else num_items_in_batch)
+
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validation WER, logged as `eval_wer`; not a number while only CTC trains."""
+        """Validation loss and WER, logged as `eval_loss` and `eval_wer`; nothing while only CTC trains."""
         metrics: dict[str, float] = {}
         if self.recipe.data.validation and self.state.global_step > self.recipe.train.ctc_warmup_steps:
-            report = evaluate_asr(
-                self.accelerator.unwrap_model(self.model),
-                self.processing_class,
-                self.recipe.data.validation,
-                self.recipe.data,
-                limit=self.recipe.train.eval_clips,
-            )
-            metrics = {"eval_wer": report.wer}
+            metrics = {"eval_loss": self._validate(validation_loss), "eval_wer": self._validate(evaluate_asr).wer}
             self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def finish(self) -> None:
+        """Measure the final validation loss where that was not done, and write the record of the run."""
+        history, step = self.state.log_history, self.state.global_step
+        if self.recipe.data.validation and not any("eval_loss" in h and h["step"] == step for h in history):
+            self.log({"eval_loss": self._validate(validation_loss)})
+        self.record.write(self, Path(self.args.output_dir))
+
+    def _validate(self, measure: Callable[..., Any]) -> Any:
+        model, data = self.accelerator.unwrap_model(self.model), self.recipe.data
+        return measure(model, self.processing_class, data.validation, data, limit=self.recipe.train.eval_clips)
 
     def log(self, logs: dict[str, float], start_time: Optional[float] = None) -> None:
         loss = logs.get("loss", 0.0)
@@ -164,7 +203,7 @@ class SpeechTrainer(Trainer):
         with checkpoint.disk_guard(partial):
             checkpoint.save_trained(self.accelerator.unwrap_model(self.model), partial)
             self.processing_class.save_pretrained(partial)
-            save_state(partial, self.optimizer, self.lr_scheduler, {"audio_seconds": self.audio_seconds})
+            save_state(partial, self.optimizer, self.lr_scheduler, self._counts())
             self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(run / name, ignore_errors=True)
         os.replace(partial, run / name)
@@ -176,7 +215,10 @@ class SpeechTrainer(Trainer):
     def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:
             rest = load_state(Path(checkpoint), self.optimizer, self.lr_scheduler)
-            self.audio_seconds = rest["audio_seconds"]
+            self.audio_seconds, self.record.earlier_seconds = rest["audio_seconds"], rest["wall_seconds"]
+
+    def _counts(self) -> dict[str, float]:
+        return {"audio_seconds": self.audio_seconds, "wall_seconds": self.record.wall_seconds}
 
     def _load_rng_state(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:

@@ -1,0 +1,100 @@
+"""Plain text between the recordings: rows of tokens for batches that keep text ability alive."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from depthup.config import ReplayConfig
+from depthup.data.cuts import open_dataset
+from depthup.errors import UserError
+
+# Tells the choices made here from those that augment a batch of the same number.
+STREAM = 7
+IGNORE = -100
+
+
+class TextReplay:
+    """Decides which batches are text, and makes them: `batch(k)` depends on the seed and on k alone."""
+
+    def __init__(self, config: ReplayConfig, tokenizer: Any, seed: int, first_batch: int = 0) -> None:
+        """Reads and tokenizes the text; batches before `first_batch` are never text. Raises UserError."""
+        self.config, self.seed, self.first_batch = config, seed, first_batch
+        ids = np.fromiter(_tokens(config, tokenizer), dtype=np.int32)
+        rows = len(ids) // config.row_tokens
+        if not rows:
+            raise UserError(
+                f"replay.text: {len(ids)} tokens in all, not one row of {config.row_tokens}; "
+                "give more text or lower replay.row_tokens"
+            )
+        self.rows = ids[: rows * config.row_tokens].reshape(rows, config.row_tokens)
+
+    def takes(self, number: int) -> bool:
+        """Whether batch `number` is text."""
+        return number >= self.first_batch and self._rng(number).random() < self.config.share
+
+    def batch(self, number: int) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and labels [rows, row_tokens], and `seconds` of audio: 0."""
+        rng = self._rng(number)
+        rng.random()  # the one that decided
+        count = self.config.batch_tokens // self.config.row_tokens
+        ids = torch.from_numpy(self.rows[rng.integers(len(self.rows), size=count)].astype(np.int64))
+        labels = ids.clone()
+        labels[:, 0] = IGNORE  # nothing predicts it
+        return {
+            "input_ids": ids,
+            "attention_mask": torch.ones_like(ids),
+            "labels": labels,
+            "seconds": torch.tensor(0.0),
+        }
+
+    def _rng(self, number: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, number, STREAM])
+
+
+def _tokens(config: ReplayConfig, tokenizer: Any) -> Iterator[int]:
+    """The tokens of all documents one after the other, each ended by the tokenizer's end of sequence."""
+    sources = [config.text] if isinstance(config.text, str) else config.text
+    left = config.max_tokens
+    for document in chain.from_iterable(map(_documents, sources)):
+        ids: Sequence[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
+        yield from [*ids, tokenizer.eos_token_id][:left]
+        left -= len(ids) + 1
+        if left <= 0:
+            return
+
+
+def _documents(source: str) -> Iterator[str]:
+    path = Path(source).expanduser()
+    if not path.is_file():
+        dataset = open_dataset(source)
+        if "text" not in dataset.column_names:
+            raise UserError(f"replay.text {source}: no column `text`; there are {', '.join(dataset.column_names)}")
+        yield from (row["text"] for row in dataset)
+        return
+    try:
+        with path.open(encoding="utf-8") as file:
+            if path.suffix != ".jsonl":
+                yield file.read()
+                return
+            for number, line in enumerate(file, 1):
+                if line.strip():
+                    yield _text_of(line, f"{path}:{number}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"replay.text {source}: cannot be read ({error}); give UTF-8 text") from error
+
+
+def _text_of(line: str, where: str) -> str:
+    try:
+        fields = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not valid JSON ({error})") from error
+    if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
+        raise UserError(f"{where}: no field `text` with plain text")
+    return fields["text"]
