@@ -1,0 +1,135 @@
+"""What a training step of every method costs: parameters, seconds, memory. Random weights, no recordings.
+
+    python benchmarks/costs.py recipes/smollm2-360m/e_branchformer.yaml --seconds 240 --clip 8
+    python benchmarks/costs.py recipes/fsdd.yaml --seconds 20 --clip 1 --steps 3
+
+Each method runs in a process of its own. One JSON line each on standard output, a Markdown table at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from statistics import median
+
+import numpy as np
+import torch
+
+from depthup.api import default_device
+from depthup.model.base import resolve_dtype
+from depthup.model.speech_lm import SpeechLM
+from depthup.recipe import load_recipe
+from depthup.sweep import METHODS, REPLAY
+from depthup.train.progress import peak_memory_gb
+
+WORDS_PER_SECOND, TOKENS_PER_WORD = 2.5, 1.3
+PROMPT_TOKENS = 8
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe")
+    parser.add_argument("--methods", default=",".join(name for name in METHODS if not name.endswith(REPLAY)))
+    parser.add_argument("--seconds", type=float, default=60.0, help="audio in a batch")
+    parser.add_argument("--clip", type=float, default=6.0, help="seconds of a clip")
+    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    options, overrides = parser.parse_known_args()
+    if options.one:
+        print(json.dumps(measure(options, overrides)))
+        return 0
+    rows, failed = [], 0
+    for name in options.methods.split(","):
+        words = [sys.executable, __file__, options.recipe, "--one", "--methods", name, *overrides]
+        words += ["--seconds", str(options.seconds), "--clip", str(options.clip), "--steps", str(options.steps)]
+        result = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=False)
+        if result.returncode:
+            failed += 1
+            continue
+        rows.append(json.loads(result.stdout.strip().splitlines()[-1]))
+        print(json.dumps(rows[-1]), flush=True)
+    print(table(rows))
+    return 1 if failed else 0
+
+
+def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, object]:
+    """Median seconds of forward, backward and AdamW step, and the peak memory of the process or GPU."""
+    (name,) = options.methods.split(",")
+    recipe = load_recipe(options.recipe, [*overrides, *METHODS[name]])
+    device, dtype = default_device(), resolve_dtype(recipe.dtype)
+    model = SpeechLM.from_recipe(recipe, load_weights=False)
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            parameter.data = parameter.data.to(dtype)
+    model.to(device).train()
+    batch = {key: value.to(device) for key, value in make_batch(model, options.seconds, options.clip).items()}
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    seconds = []
+    for _ in range(options.steps + 1):
+        began = time.perf_counter()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - began)
+    plan = model.plan()
+    return {
+        "method": name,
+        "total": plan.total,
+        "trainable": plan.trainable,
+        "share_of_full": plan.share_of_full,
+        "step_seconds": median(seconds[1:]),
+        "audio_seconds": options.seconds,
+        "tokens": batch["input_ids"].numel(),
+        "peak_memory_gb": peak_memory_gb(),
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+    }
+
+
+def make_batch(model: SpeechLM, seconds: float, clip: float) -> dict[str, torch.Tensor]:
+    """Random log-mels and tokens of as many clips as fill `seconds`, with transcripts of a usual length."""
+    clips = max(1, round(seconds / clip))
+    mels = (model.config.encoder_config or {}).get("num_mel_bins") or model.config.encoder["num_mel_bins"]
+    features = torch.from_numpy(np.random.default_rng(0).standard_normal((clips, round(100 * clip), mels)))
+    lengths = torch.full((clips,), features.shape[1])
+    frames = -(-int(model.encoder.output_lengths(lengths[:1])) // model.config.frame_stack)
+    words = max(1, round(clip * WORDS_PER_SECOND * TOKENS_PER_WORD))
+    text = torch.randint(10, 1000, (clips, PROMPT_TOKENS + words))
+    speech = torch.full((clips, frames), model.config.audio_token_id)
+    ids = torch.cat([text[:, :2], speech, text[:, 2:]], dim=1)
+    labels = ids.clone()
+    labels[:, :-words] = -100
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "input_features": features.float(),
+        "input_lengths": lengths,
+        "labels": labels,
+    }
+
+
+def table(rows: list[dict]) -> str:
+    """The rows as Markdown, step time and memory also relative to `full`."""
+    full = next((row for row in rows if row["method"] == "full"), None)
+    lines = [
+        "| method | trainable | of full | s per step | of full's | h audio/h | peak GB | of full's |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for row in rows:
+        relative = [f"{row[k] / full[k]:.2f}" if full else "-" for k in ("step_seconds", "peak_memory_gb")]
+        lines.append(
+            f"| {row['method']} | {row['trainable']:,} | {row['share_of_full']:.1%} | {row['step_seconds']:.3f} | "
+            f"{relative[0]} | {row['audio_seconds'] / row['step_seconds']:.0f} | {row['peak_memory_gb']:.2f} | "
+            f"{relative[1]} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
