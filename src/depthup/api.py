@@ -17,6 +17,9 @@ from transformers.utils import logging as transformers_logging
 from depthup.config import DataConfig, Recipe
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
+from depthup.evaluate.compare import Comparison
+from depthup.evaluate.compare import compare as compare_runs
+from depthup.evaluate.compare import write as write_comparison
 from depthup.model import checkpoint
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
@@ -166,7 +169,13 @@ def evaluate(
     if tasks:
         from depthup.evaluate.text_tasks import text_tasks
 
-        found.tasks = text_tasks(
-            model, processor.tokenizer, lambda: model.load_base().to(model.device), tasks, text_data, limit
-        )
+        found.tasks = text_tasks(model, processor.tokenizer, model.load_base, tasks, text_data, limit)
     return found
+
+
+def compare(runs: Sequence[Union[str, Path]], output: Union[str, Path, None] = None) -> Comparison:
+    """Runs side by side; with `output` also compare.md, compare.json and compare.html there. Raises UserError."""
+    comparison = compare_runs(runs)
+    if output is not None:
+        write_comparison(comparison, output)
+    return comparison

@@ -205,18 +205,14 @@ def compare(words: list[str]) -> int:
     parser.add_argument("--output", metavar="DIR", help="write compare.md, compare.json and compare.html there")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(words)
-    from depthup.evaluate.compare import compare as compare_runs
-    from depthup.evaluate.compare import write
+    from depthup import api
     from depthup.evaluate.tables import print_comparison
 
-    comparison = compare_runs(options.runs)
+    comparison = api.compare(options.runs, options.output)
     if options.json:
         print(json.dumps(comparison.to_dict(), ensure_ascii=False))
     else:
         print_comparison(comparison)
-    if options.output:
-        for path in write(comparison, options.output):
-            print(f"Written: {path}", file=sys.stderr)
     return 0
 
 
@@ -237,8 +233,7 @@ def sweep(words: list[str]) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="methods trained at a time (default %(default)s)")
     _add_measures(parser)
     options, overrides = parser.parse_known_args(words)
-    from depthup.evaluate.compare import compare as compare_runs
-    from depthup.evaluate.compare import write
+    from depthup import api
     from depthup.evaluate.tables import print_comparison
 
     sweep = Sweep(
@@ -254,9 +249,7 @@ def sweep(words: list[str]) -> int:
     )
     runs = sweep.run()
     if runs:
-        comparison = compare_runs(runs)
-        print_comparison(comparison)
-        write(comparison, options.output_dir)
+        print_comparison(api.compare(runs, options.output_dir))
         print(f"Report: {options.output_dir / 'compare.html'}")
     for name, error in sweep.failed.items():
         print(f"depthup: {name}: {error}", file=sys.stderr)

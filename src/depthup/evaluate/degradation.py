@@ -45,9 +45,9 @@ def _mean(values: Sequence[float]) -> float:
 
 def print_tasks(tasks: Mapping[str, Mapping[str, Any]], console: Console | None = None) -> None:
     """Print one line per task, as kept in `evaluation.json`, and their mean. `identical`: the score is the base's."""
-    table = Table(title="Text tasks", title_justify="left")
+    table = Table(title="Text tasks, accuracy in %", title_justify="left")
     table.add_column("task")
-    for column in ("questions", "base, %", "adapted, %", "points lost", "of the base", "above chance"):
+    for column in ("questions", "base", "adapted", "points\nlost", "of the\nbase", "above\nchance"):
         table.add_column(column, justify="right")
     losses = degradation(tasks)
     for name, task in tasks.items():

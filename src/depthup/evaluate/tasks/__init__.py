@@ -1,0 +1,45 @@
+"""lm-eval task definitions for local JSONL files, putting each question as lm-eval's own task of that name does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from depthup.errors import UserError
+
+
+def read_jsonl(file: str, fields: Sequence[str], folder: str, **metadata: Any) -> dict[str, Any]:
+    """The questions of `file` in `folder` as the split `test`, with the `fields` their task needs.
+
+    Called by lm-eval with what a definition says under `metadata` and `dataset_kwargs`. The data set stays in memory:
+    one kept on disk could outlive a change of the file. Raises UserError naming file and line.
+    """
+    from datasets import Dataset
+
+    path = Path(folder) / file
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; the text task needs it, one JSON object a line") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read as UTF-8 text ({error})") from error
+    rows = [_row(line, fields, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
+    if not rows:
+        raise UserError(f"{path}: holds no question")
+    return {"test": Dataset.from_list(rows)}
+
+
+def _row(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{where}: not JSON ({error.msg})") from error
+    missing = [name for name in fields if not isinstance(row, dict) or name not in row]
+    if missing:
+        raise UserError(f"{where}: no field `{missing[0]}`; a question has {', '.join(fields)}")
+    options = row.get("choices") or row.get("context_options") or []
+    if "gold" in fields and row["gold"] not in range(len(options)):
+        raise UserError(f"{where}: gold {row['gold']!r} is none of its {len(options)} choices, counted from 0")
+    return {name: row[name] for name in fields}

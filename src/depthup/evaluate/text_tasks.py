@@ -1,0 +1,213 @@
+"""Text ability on lm-eval's benchmarks, of an adapted model beside its base."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from tqdm import tqdm
+
+from depthup.errors import UserError
+from depthup.model.packaged import DEFAULT_BASE_DIR
+from depthup.transcribe import inference
+
+CACHE = DEFAULT_BASE_DIR.parent / "text_tasks"
+"""Scores of base models, one file per base, task and set of questions."""
+LOCAL_TASKS = Path(__file__).with_name("tasks")
+METRIC = "acc"
+CHECKED = 8
+"""Requests per task on which logits are compared with the base's."""
+
+log = logging.getLogger("depthup")
+
+
+@dataclass
+class Accuracy:
+    """Share of questions answered right, its standard error, and what guessing would give, all fractions."""
+
+    score: float
+    stderr: float
+    chance: float
+    questions: int
+
+
+@dataclass
+class TaskScore:
+    """Accuracy of the adapted model and of its `base` on one task, as fractions.
+
+    `identical`: the model's text logits are the base's bit for bit, so `score` is the base's, not computed again.
+    """
+
+    metric: str
+    score: float
+    stderr: float
+    base: float
+    chance: float
+    questions: int
+    identical: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON."""
+        return asdict(self)
+
+
+def text_tasks(
+    model: Any,
+    tokenizer: Any,
+    base_factory: Callable[[], Any],
+    tasks: Sequence[str],
+    data_dir: str | Path | None = None,
+    limit: int | None = None,
+    batch_size: int = 8,
+) -> dict[str, TaskScore]:
+    """Score an adapted model and its base on lm-eval tasks.
+
+    Every task is scored by lm-eval's `acc`: the likeliest choice as it stands, not divided by its length (`acc_norm`,
+    which others report for ARC and OpenBookQA). Chance is 1 / choices, averaged over questions, and 0 for LAMBADA.
+    A model that keeps its base's text behaviour by construction is not scored: logits are compared on some of
+    the task's own questions, and the base's score holds. The base's scores are kept for next time.
+
+    Args:
+        model: a SpeechLM; it is evaluated as a whole, as text-only input meets it.
+        tokenizer: the base's.
+        base_factory: gives the base, e.g. `model.load_base`; called at most once, and only when it is needed.
+        tasks: names as lm-eval knows them, such as `piqa`; a group stands for its tasks.
+        data_dir: folder with a JSONL file per task, and own lm-eval definitions as YAML; no network is used. Without
+            it data sets come from the hub.
+        limit: most questions per task, the first ones.
+        batch_size: requests per forward pass.
+
+    Raises UserError for an unknown task, missing or bad data, a task that has no `acc`, and without lm-eval;
+    RuntimeError where logits differ that must not.
+    """
+    if not find_spec("lm_eval"):
+        raise UserError("text tasks need lm-eval: pip install 'depthup[tasks]'")
+    if limit is not None and limit < 1:
+        raise UserError(f"limit {limit}: must be at least 1 question")
+    scores = {}
+    base = cache(lambda: base_factory().to(model.device))
+    with _calm(), inference(model):
+        for name, task in load_tasks(tasks, data_dir).items():
+            task.build_all_requests(limit=limit)
+            if model.keeps_text:
+                _check_identity(model, base(), tokenizer, task)
+            file = CACHE / f"{_key(model, task)}.json"
+            if file.is_file():
+                expected = Accuracy(**json.loads(file.read_text()))
+            else:
+                expected = accuracy(base(), tokenizer, task, limit, batch_size)
+                _keep(file, expected)
+            found = expected if model.keeps_text else accuracy(model, tokenizer, task, limit, batch_size)
+            scores[name] = TaskScore(
+                METRIC, found.score, found.stderr, expected.score, found.chance, found.questions, model.keeps_text
+            )
+    return scores
+
+
+def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict[str, Any]:
+    """lm-eval's tasks by name, with their data; see `text_tasks`."""
+    from lm_eval.tasks import TaskManager
+
+    if data_dir is None:
+        manager = TaskManager()
+    elif Path(data_dir).is_dir():
+        folders: list[str | Path] = [LOCAL_TASKS, Path(data_dir)]
+        manager = TaskManager(include_path=folders, include_defaults=False, metadata={"folder": str(data_dir)})
+    else:
+        raise UserError(f"{data_dir}: no such folder; give one with a JSONL file per text task")
+    for name in names:
+        if name not in manager.all_tasks:
+            close = difflib.get_close_matches(name, manager.all_tasks, 1, 0.4) or manager.all_tasks[:1]
+            raise UserError(f"text task {name}: not known; did you mean {close[0]}?")
+    try:
+        loaded = manager.load(list(dict.fromkeys(names)))["tasks"]
+    except OSError as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"text tasks {', '.join(names)}: cannot get the data ({reason}); without a network give --text-data FOLDER"
+        ) from error
+    for name, task in loaded.items():
+        if METRIC not in task.aggregation():
+            raise UserError(f"text task {name}: has no {METRIC}, only {', '.join(task.aggregation())}; leave it out")
+        task.set_fewshot_seed(0)
+    return loaded
+
+
+def accuracy(model: Any, tokenizer: Any, task: Any, limit: int | None = None, batch_size: int = 8) -> Accuracy:
+    """What lm-eval finds for one model on one task."""
+    from lm_eval.api.metrics import mean, mean_stderr
+    from lm_eval.evaluator import evaluate
+    from lm_eval.models.huggingface import HFLM
+
+    longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    lm = HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
+    # Its simple_evaluate would also reseed all generators, and ask git, pip and the hub about this machine.
+    results = evaluate(lm, {"tasks": {task.task_name: task}}, limit=limit, bootstrap_iters=0)
+    samples = results["samples"][task.task_name]
+    right = [sample[METRIC] for sample in samples]
+    by_choice = task.OUTPUT_TYPE == "multiple_choice"
+    chance = mean([1 / len(task.doc_to_choice(sample["doc"])) for sample in samples]) if by_choice else 0.0
+    return Accuracy(mean(right), mean_stderr(right) if len(right) > 1 else 0.0, chance, len(right))
+
+
+def _check_identity(model: Any, base: Any, tokenizer: Any, task: Any) -> None:
+    """Logits of some of the task's requests, spread over all, must be the base's, bit for bit."""
+    for request in task.instances[:: max(1, len(task.instances) // CHECKED)][:CHECKED]:
+        ids = tokenizer("".join(request.args[:2]), return_tensors="pt")["input_ids"].to(model.device)
+        if not torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits):
+            raise RuntimeError(
+                f"{task.task_name}: logits differ from the base's on text alone, which method {model.config.method} "
+                f"with scope {model.scope} must not change; this is a bug in depthup or in a frozen weight's handling"
+            )
+
+
+def _key(model: Any, task: Any) -> str:
+    """Tells one score of a base from any other: by its weights and arithmetic, and by the questions as they are put."""
+    import lm_eval
+
+    arithmetic = [model.config.base_hash, str(model.llm.dtype), model.device.type]
+    asked = [(request.doc, request.args) for request in task.instances]
+    what = json.dumps([arithmetic, lm_eval.__version__, task.task_name, asked], default=str)
+    return hashlib.sha256(what.encode()).hexdigest()[:32]
+
+
+def _keep(file: Path, found: Accuracy) -> None:
+    """Write in one move; a cache that cannot be written to is named in the log."""
+    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(asdict(found)))
+        os.replace(partial, file)
+    except OSError as error:
+        log.warning("%s: the base's score is not kept there (%s)", file.parent, error.strerror)
+
+
+@contextmanager
+def _calm() -> Iterator[None]:
+    """lm-eval without its chatter: nothing below errors in the log, and progress bars on a terminal only."""
+
+    def bar(*args: Any, **options: Any) -> Any:
+        return tqdm(*args, **{**options, "disable": None})
+
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with ExitStack() as bars:
+            for room in ("api.task", "api.model", "models.huggingface"):
+                bars.enter_context(patch(f"lm_eval.{room}.tqdm", bar))
+            yield
+    finally:
+        logger.setLevel(level)
