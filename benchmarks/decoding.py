@@ -1,0 +1,126 @@
+"""Transcription of a test set: ours against `generate`, in one run on one machine.
+
+    python benchmarks/decoding.py quickstart/run quickstart/corpus/test.jsonl --limit 100
+
+Compares `generate` clip by clip, `generate` on batches in the order of the manifest, and depthup's batches of like
+length, with and without drafts of the CTC head; says whether all gave the same text; and times one decoding step with
+inserted layers against the bare base's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from itertools import islice
+from statistics import median
+
+import torch
+
+from depthup import api, decode
+from depthup.config import DataConfig
+from depthup.data import load_cuts, read_audio
+from depthup.transcribe import inference, transcribe_batch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint")
+    parser.add_argument("manifest")
+    parser.add_argument("--limit", type=int, default=100, help="clips")
+    parser.add_argument("--batch", type=int, default=16, help="clips in a batch of plain `generate`")
+    parser.add_argument("--batch-seconds", type=float, default=60.0, help="seconds of audio in a batch of ours")
+    options = parser.parse_args()
+    model, processor = api.load(options.checkpoint)
+    cuts = list(islice(load_cuts(options.manifest, DataConfig()), options.limit))
+    audio = [read_audio(cut, processor.sampling_rate) for cut in cuts]
+    seconds = sum(len(clip) for clip in audio) / processor.sampling_rate
+    passes = Passes(model)
+    ways: dict[str, Callable[[], list[str]]] = {
+        "generate, clip by clip": lambda: generate(model, processor, audio, 1),
+        f"generate, batches of {options.batch}": lambda: generate(model, processor, audio, options.batch),
+        "depthup, without drafts": lambda: without_drafts(model, processor, audio, options.batch_seconds),
+        "depthup": lambda: transcribe_batch(model, processor, audio, options.batch_seconds),
+    }
+    rows, texts = [], {}
+    with inference(model):
+        generate(model, processor, audio[:2], 2)  # warm up
+        for name, way in ways.items():
+            passes.count, began = 0, time.perf_counter()
+            texts[name] = way()
+            taken = time.perf_counter() - began
+            rows.append({"way": name, "seconds": taken, "rtf": taken / seconds, "passes": passes.count})
+        step = step_cost(model, processor, audio[0])
+    slowest = rows[0]["seconds"]
+    print("| way | s | real-time factor | LLM passes | speed |\n|---|---:|---:|---:|---:|")
+    for row in rows:
+        told = f"| {row['way']} | {row['seconds']:.1f} | {row['rtf']:.4f} | {row['passes']} "
+        print(f"{told}| {slowest / row['seconds']:.2f} x |")
+    first = next(iter(texts.values()))
+    differ = {name: sum(a != b for a, b in zip(first, found, strict=True)) for name, found in texts.items()}
+    print(json.dumps({"audio_seconds": seconds, "clips": len(audio), "texts_that_differ": differ, "step": step}))
+
+
+class Passes:
+    """Counts how often a model's LLM is run."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.count = 0
+        model.llm.get_decoder().register_forward_hook(self._hook)
+
+    def _hook(self, *args: object) -> None:
+        self.count += 1
+
+
+def generate(model, processor, audio, size: int) -> list[str]:
+    """What a user of transformers would write."""
+    texts = []
+    for first in range(0, len(audio), size):
+        clips = audio[first : first + size]
+        inputs = {k: v.to(model.device) for k, v in processor.prompt_batch(clips).items()}
+        longest = max(len(clip) for clip in clips) / processor.sampling_rate
+        ids = model.generate(**inputs, max_new_tokens=16 + int(12 * longest), do_sample=False)
+        new = ids[:, inputs["input_ids"].shape[1] :]
+        texts += [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
+    return texts
+
+
+def without_drafts(model, processor, audio, batch_seconds: float) -> list[str]:
+    """Ours with guesses that are always empty: the same loop, one token at a time."""
+    from depthup import transcribe
+
+    kept = transcribe.decode
+    transcribe.decode = lambda model, inputs, limits, guess: decode.decode(
+        model, inputs, limits, lambda log_probs, lengths: [[] for _ in limits]
+    )
+    try:
+        return transcribe_batch(model, processor, audio, batch_seconds)
+    finally:
+        transcribe.decode = kept
+
+
+def step_cost(model, processor, clip, steps: int = 30) -> dict[str, float]:
+    """Median seconds of one cached step of the adapted model and of its base, in turn, and their ratio."""
+    base = model.load_base().to(model.device)
+    inputs = {k: v.to(model.device) for k, v in processor.prompt_batch([clip]).items()}
+    text = {"input_ids": inputs["input_ids"].clamp(max=base.config.vocab_size - 1)}
+    caches = {
+        model: model(**inputs, use_cache=True).past_key_values,
+        base: base(**text, use_cache=True).past_key_values,
+    }
+    token = torch.tensor([[10]], device=model.device)
+    times: dict[torch.nn.Module, list[float]] = {model: [], base: []}
+    for _ in range(steps):
+        for one, cache in caches.items():
+            began = time.perf_counter()
+            one(input_ids=token, past_key_values=cache, use_cache=True)
+            if model.device.type == "cuda":
+                torch.cuda.synchronize()
+            times[one].append(time.perf_counter() - began)
+    adapted, bare = (median(found[5:]) for found in times.values())
+    return {"adapted": adapted, "base": bare, "ratio": adapted / bare}
+
+
+if __name__ == "__main__":
+    main()
