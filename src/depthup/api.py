@@ -11,6 +11,7 @@ from typing import Any, Optional, Union
 
 import torch
 import yaml
+from accelerate import PartialState
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
@@ -29,7 +30,8 @@ from depthup.transcribe import transcribe_files
 
 log = logging.getLogger("depthup")
 RECIPE = "recipe.yaml"
-RESUMABLE = ("output_dir", "data.num_workers", "train.eval_", "train.save_", "train.logging_steps", "train.report_to")
+RESUMABLE = ("output_dir", "data.num_workers", "train.gradient_accumulation_steps", "train.logging_steps")
+RESUMABLE += ("train.eval_", "train.save_", "train.report_to")
 """Keys that may change between a run and its resumption."""
 
 
@@ -79,17 +81,19 @@ def plan(recipe: Recipe) -> Plan:
 def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Path:
     """Adapt a base as a recipe says and return the directory of the trained checkpoint.
 
-    A run that stands in `output_dir` already is resumed where its last checkpoint left it. Raises UserError, among
-    others where `output_dir` holds a run of another recipe.
+    A run that stands in `output_dir` already is resumed where its last checkpoint left it, also by another number of
+    processes (`torchrun`), which is exact when accumulated batches times processes stay the same.
+    Raises UserError, among others where `output_dir` holds a run of another recipe.
     """
     from depthup.train.trainer import PARTIAL, SpeechTrainer, last_checkpoint
 
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     run = Path(recipe.output_dir)
-    _claim(run, recipe)
-    for left_over in run.glob(f"{PARTIAL}*"):
-        shutil.rmtree(left_over)
+    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
+        _claim(run, recipe)
+        for left_over in run.glob(f"{PARTIAL}*"):
+            shutil.rmtree(left_over)
     last = last_checkpoint(run)
     if (run / checkpoint.WEIGHTS).is_file():
         log.warning("%s: this run is complete; nothing to do", run)
@@ -108,8 +112,8 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     if last:
         log.warning("%s: resuming from %s", run, last.name)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
+    trainer.finish()
     if trainer.is_world_process_zero():
-        trainer.finish()
         processor.save_pretrained(run)
         model.save_pretrained(run)
     return run

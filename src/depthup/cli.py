@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -126,7 +127,9 @@ def train(words: list[str]) -> int:
     _quiet()
     from depthup import api
 
-    print(f"Trained checkpoint: {api.train(loaded)}")
+    run = api.train(loaded)
+    if os.environ.get("RANK", "0") == "0":
+        print(f"Trained checkpoint: {run}")
     return 0
 
 
@@ -226,7 +229,8 @@ def sweep(words: list[str]) -> int:
     )
     parser.epilog = f"methods: {', '.join(METHODS)}\nWhat else is given overrides the recipe, as --section.key value."
     parser.add_argument("recipe", help="recipe with data.validation; its method and learning rate are replaced")
-    parser.add_argument("--output_dir", type=Path, default=Path("runs/sweep"), help="where runs and report go")
+    where = "where runs and report go (default %(default)s)"
+    parser.add_argument("--output_dir", "--output-dir", type=Path, default=Path("runs/sweep"), help=where)
     parser.add_argument("--methods", type=_names, default=[], help="comma-separated; default all the recipe allows")
     parser.add_argument("--rates", type=_numbers, default=[1e-4, 3e-4, 1e-3], help="learning rates tried (%(default)s)")
     parser.add_argument("--search-steps", type=int, default=50, help="steps at each rate (default %(default)s)")

@@ -10,19 +10,21 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial, reduce
+from functools import partial
 from itertools import islice
-from operator import add
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Union
 
 from lhotse import CutSet
 from lhotse.cut import Cut
+from lhotse.lazy import count_newlines_fast
 from lhotse.serialization import deserialize_item
 
 from depthup.config import DataConfig
 from depthup.data.audio import audio_file, header_duration, make_cut
+from depthup.data.mixing import Source, Sources
+from depthup.data.shar import is_shar, open_shar
 from depthup.errors import UserError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv")
@@ -36,9 +38,10 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
     """Cuts of a source, or of several one after the other; lazy, and iterable again and again.
 
     Sources: a JSONL manifest or CSV table (`audio`, relative to the manifest, `text`, optional `start`, `duration`,
-    `speaker`, `language`; other fields go into `supervision.custom`), a Lhotse cut manifest or Shar directory, a
-    Hugging Face dataset (`name:split`, `owner/name:split`, `owner/name/config:split`), or a local directory of one
-    (`dir`, `dir:split`) saved by `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
+    `speaker`, `language`; other fields go into `supervision.custom`), a Lhotse cut manifest or Shar directory, what
+    `depthup data` wrote, here or elsewhere (see `depthup.data.shar.open_shar`), a Hugging Face dataset (`name:split`,
+    `owner/name:split`, `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`) saved by
+    `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
 
     Every cut has one supervision with a text that is not empty, unless `require_text` is false.
     A file whose header is asked for its duration and cannot be read gives a cut too: `read_audio` raises `BadAudio`.
@@ -48,19 +51,20 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
     sources = [source] if isinstance(source, str) else list(source)
     if not sources:
         raise UserError("data: no recordings are given; name a manifest, e.g. data.train: train.jsonl")
-    return reduce(add, (_load_one(one, config, require_text) for one in sources))
+    return CutSet(Sources(tuple(_load_one(one, config, require_text) for one in sources)))
 
 
-def _load_one(source: str, config: DataConfig, require_text: bool) -> CutSet:
+def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
     path = Path(source).expanduser()
-    if path.is_file():
+    cuts: Source
+    if is_shar(source):
+        cuts = open_shar(source, partial(_checked, where=source, require_text=require_text), config.strict)
+    elif path.is_file():
         if not path.name.endswith(MANIFEST_SUFFIXES):
             raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
-        cuts = CutSet(ManifestCuts(path, config, require_text))
-    elif path.is_dir() and any(path.glob("cuts.*.jsonl*")):
-        cuts = _load_shar(path).map(partial(_checked, where=source, require_text=require_text))
+        cuts = ManifestCuts(path, config, require_text)
     elif table := next((path / name for name in AUDIOFOLDER_TABLES if (path / name).is_file()), None):
-        cuts = CutSet(ManifestCuts(table, replace(config, audio_field="file_name"), require_text))
+        cuts = ManifestCuts(table, replace(config, audio_field="file_name"), require_text)
     else:
         cuts = _dataset_cuts(open_dataset(source), source, config, require_text)
     _check_first(cuts, source)
@@ -77,7 +81,7 @@ def open_dataset(source: str) -> Any:
     raise UserError(f"{source}: no such file or directory (a Hugging Face dataset needs its split: `name:split`)")
 
 
-def _check_first(cuts: CutSet, source: str) -> None:
+def _check_first(cuts: Source, source: str) -> None:
     """A look at the first clips finds most mistakes before anything long begins."""
     first = list(islice(cuts, FIRST_CLIPS))
     if not first:
@@ -105,6 +109,10 @@ class ManifestCuts:
         except (OSError, EOFError, UnicodeDecodeError) as error:
             raise UserError(f"{self.path}: cannot read the manifest ({error}); write it as UTF-8 JSON lines") from error
 
+    def num_clips(self) -> int:
+        """About how many: the lines of the file."""
+        return count_newlines_fast(self.path)
+
     def _cut(self, fields: dict[str, Any], where: str) -> Cut:
         if str(fields.get("type")).endswith("Cut") and "id" in fields:
             return _checked(_lhotse_cut(fields, where), where, self.require_text)
@@ -119,13 +127,13 @@ class ManifestCuts:
         return _cut_from_fields(fields, where, path, start, duration, self.config, self.require_text)
 
 
-def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> CutSet:
+def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> DatasetCuts:
     for option in ["audio_field", "text_field"] if require_text else ["audio_field"]:
         if (column := getattr(config, option)) not in dataset.column_names:
             columns = ", ".join(dataset.column_names)
             raise UserError(f"{source}: no column `{column}`; set data.{option} to one of {columns}")
     undecoded = dataset.cast_column(config.audio_field, _datasets(source).Audio(decode=False))
-    return CutSet(DatasetCuts(undecoded, source, config, require_text))
+    return DatasetCuts(undecoded, source, config, require_text)
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,9 @@ class DatasetCuts:
             audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
             duration = header_duration(audio) or self.config.min_duration
             yield _cut_from_fields(item, where, audio, 0.0, duration, self.config, self.require_text)
+
+    def num_clips(self) -> int:
+        return len(self.dataset)
 
 
 def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -182,12 +193,13 @@ def _cut_from_fields(
 ) -> Cut:
     text = fields.pop(config.text_field, None)
     if require_text:
-        _check_text(text, where, config.text_field)
+        check_text(text, where, config.text_field)
     speaker, language = fields.pop("speaker", None), fields.pop("language", None)
     return make_cut(where, audio, text, start, duration, speaker, language, fields)
 
 
-def _check_text(text: Any, where: str, field: str = "text") -> None:
+def check_text(text: Any, where: str, field: str = "text") -> None:
+    """Raises UserError unless `text` is a transcript."""
     if text is None:
         raise UserError(f"{where}: no field `{field}`; add the transcript, or name its field with data.text_field")
     if not isinstance(text, str) or not text.strip():
@@ -229,20 +241,8 @@ def _checked(cut: Cut, where: str, require_text: bool) -> Cut:
                 f"{where}: cut {cut.id} has {len(cut.supervisions)} supervisions instead of one; "
                 f"run CutSet.trim_to_supervisions() on the manifest"
             )
-        _check_text(cut.supervisions[0].text, f"{where}: cut {cut.id}")
+        check_text(cut.supervisions[0].text, f"{where}: cut {cut.id}")
     return cut
-
-
-def _load_shar(path: Path) -> CutSet:
-    fields: dict[str, Sequence[Union[Path, str]]] = {"cuts": sorted(path.glob("cuts.*.jsonl*"))}
-    recordings = sorted(path.glob("recording.*.tar*"))
-    if recordings:
-        fields["recording"] = recordings
-    if len(recordings) not in (0, len(fields["cuts"])):
-        raise UserError(
-            f"{path}: {len(fields['cuts'])} cut shards but {len(recordings)} recording shards; copy the rest"
-        )
-    return CutSet.from_shar(fields=fields)
 
 
 def _load_local_dataset(path: Path, split: str) -> Any:

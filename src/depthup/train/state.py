@@ -4,42 +4,61 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import set_seed
 
 TENSORS, REST = "training_state.safetensors", "training_state.json"
 
 
-def save_state(directory: Path, optimizer: Any, scheduler: Any, extra: dict[str, Any]) -> None:
-    """Write optimizer, schedule, random number generators and `extra` (JSON values) into `directory`."""
+def rng_state() -> dict[str, Any]:
+    """Where this process's random number generators stand: tensors, and JSON values under `rest`."""
+    numpy_state = np.random.get_state(legacy=False)
+    state: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "rest": {
+            "python": random.getstate(),
+            "numpy": {**numpy_state, "state": {k: np.asarray(v).tolist() for k, v in numpy_state["state"].items()}},
+        },
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def save_state(
+    directory: Path, optimizer: Any, scheduler: Any, rngs: Sequence[dict[str, Any]], extra: dict[str, Any]
+) -> None:
+    """Write optimizer, schedule, each rank's `rng_state` and `extra` (JSON values) into `directory`."""
     state = optimizer.state_dict()
     tensors = {
         f"optimizer.{index}.{name}": value for index, values in state["state"].items() for name, value in values.items()
     }
-    tensors["rng.torch"] = torch.get_rng_state()
-    if torch.cuda.is_available():
-        tensors["rng.cuda"] = torch.cuda.get_rng_state()
-    numpy_state = np.random.get_state(legacy=False)
+    for rank, rng in enumerate(rngs):
+        tensors |= {f"rng.{rank}.{device}": values for device, values in rng.items() if device != "rest"}
     rest = {
         "param_groups": state["param_groups"],
         "scheduler": scheduler.state_dict(),
-        "rng": {
-            "python": random.getstate(),
-            "numpy": {**numpy_state, "state": {k: np.asarray(v).tolist() for k, v in numpy_state["state"].items()}},
-        },
+        "rngs": [rng["rest"] for rng in rngs],
         **extra,
     }
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, directory / TENSORS)
     (directory / REST).write_text(json.dumps(rest))
 
 
+def load_rest(directory: Path) -> dict[str, Any]:
+    """All JSON values that `save_state` wrote."""
+    return json.loads((directory / REST).read_text())
+
+
 def load_state(directory: Path, optimizer: Any, scheduler: Any) -> dict[str, Any]:
     """Restore what `save_state` wrote, but for the generators; returns all of its JSON."""
-    tensors, rest = load_file(directory / TENSORS), json.loads((directory / REST).read_text())
+    tensors, rest = load_file(directory / TENSORS), load_rest(directory)
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
@@ -50,13 +69,16 @@ def load_state(directory: Path, optimizer: Any, scheduler: Any) -> dict[str, Any
     return rest
 
 
-def load_rng(directory: Path) -> None:
-    """Restore the random number generators that `save_state` wrote."""
-    tensors, rng = load_file(directory / TENSORS), json.loads((directory / REST).read_text())["rng"]
-    version, internal, gauss = rng["python"]
+def load_rng(directory: Path, rank: int, world_size: int, seed: int) -> None:
+    """Restore what `rng_state` gave on this rank; after a change in the number of processes begin from `seed`."""
+    tensors, rngs = load_file(directory / TENSORS), load_rest(directory)["rngs"]
+    if len(rngs) != world_size:
+        set_seed(seed + rank)
+        return
+    version, internal, gauss = rngs[rank]["python"]
     random.setstate((version, tuple(internal), gauss))
-    inner = rng["numpy"]["state"]
-    np.random.set_state({**rng["numpy"], "state": {**inner, "key": np.array(inner["key"], dtype=np.uint32)}})
-    torch.set_rng_state(tensors["rng.torch"])
-    if "rng.cuda" in tensors and torch.cuda.is_available():
-        torch.cuda.set_rng_state(tensors["rng.cuda"])
+    inner = rngs[rank]["numpy"]["state"]
+    np.random.set_state({**rngs[rank]["numpy"], "state": {**inner, "key": np.array(inner["key"], dtype=np.uint32)}})
+    torch.set_rng_state(tensors[f"rng.{rank}.torch"])
+    if f"rng.{rank}.cuda" in tensors and torch.cuda.is_available():
+        torch.cuda.set_rng_state(tensors[f"rng.{rank}.cuda"])

@@ -10,6 +10,7 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
+from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
@@ -27,7 +28,7 @@ from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
-from depthup.train.state import load_rng, load_state, save_state
+from depthup.train.state import load_rest, load_rng, load_state, rng_state, save_state
 
 PARTIAL = ".partial-"
 """Prefix of a checkpoint that is being written."""
@@ -70,7 +71,7 @@ class SpeechTrainer(Trainer):
             world_size=self.args.world_size,
             replay=self._replay(),
         )
-        stream.skip(self._resumed_step() * self.args.gradient_accumulation_steps)
+        stream.skip(self._batches_done() // self.args.world_size)
         workers = data.num_workers
         return DataLoader(
             stream,
@@ -84,13 +85,18 @@ class SpeechTrainer(Trainer):
         recipe = self.recipe
         if not recipe.replay.text:
             return None
-        batches_per_step = self.args.gradient_accumulation_steps * self.args.world_size
-        first = recipe.train.ctc_warmup_steps * batches_per_step
+        first = recipe.train.ctc_warmup_steps * self._batches_per_step
         return TextReplay(recipe.replay, self.processing_class.tokenizer, recipe.seed, first)
 
-    def _resumed_step(self) -> int:
+    @property
+    def _batches_per_step(self) -> int:
+        """Of all ranks."""
+        return self.args.gradient_accumulation_steps * self.args.world_size
+
+    def _batches_done(self) -> int:
+        """Batches that all ranks had trained on at the last checkpoint, however many ranks there were."""
         last = last_checkpoint(Path(self.args.output_dir))
-        return int(last.name.rsplit("-", 1)[1]) if last else 0
+        return load_rest(last)["batches"] if last else 0
 
     def create_optimizer(self, model: Optional[nn.Module] = None) -> torch.optim.Optimizer:
         """AdamW over what trains: the LLM's weights and the speech front end, each at its own rate."""
@@ -137,8 +143,10 @@ class SpeechTrainer(Trainer):
         num_items_in_batch: Optional[torch.Tensor] = None,
     ) -> Any:
         self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
+        # Losses are sums over labels divided by the labels of all ranks, while DDP averages over ranks.
+        scale = self.args.world_size
         if "input_features" not in inputs:
-            loss = self._text_loss(model, inputs, num_items_in_batch)
+            loss = scale * self._text_loss(model, inputs, num_items_in_batch)
             return (loss, {}) if return_outputs else loss
         settings = self.recipe.train
         ctc_only = self.state.global_step < settings.ctc_warmup_steps
@@ -148,7 +156,7 @@ class SpeechTrainer(Trainer):
         outputs = model(
             **inputs, ctc_weight=settings.ctc_weight, ctc_only=ctc_only, num_items_in_batch=num_items_in_batch
         )
-        loss = outputs.loss / accumulation if ctc_only else outputs.loss
+        loss = outputs.loss / accumulation if ctc_only else scale * outputs.loss
         return (loss, outputs) if return_outputs else loss
 
     def _text_loss(
@@ -178,7 +186,8 @@ class SpeechTrainer(Trainer):
         history, step = self.state.log_history, self.state.global_step
         if self.recipe.data.validation and not any("eval_loss" in h and h["step"] == step for h in history):
             self.log({"eval_loss": self._validate(validation_loss)})
-        self.record.write(self, Path(self.args.output_dir))
+        if self.is_world_process_zero():
+            self.record.write(self, Path(self.args.output_dir))
 
     def _validate(self, measure: Callable[..., Any]) -> Any:
         model, data = self.accelerator.unwrap_model(self.model), self.recipe.data
@@ -194,16 +203,20 @@ class SpeechTrainer(Trainer):
         super().log({**logs, "audio_hours": round(self.audio_seconds / 3600, 4)}, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write a checkpoint beside its place and move it there whole, so that a kill leaves none half written."""
-        if not self.args.should_save:
-            return
+        """Rank 0 writes it beside its place and moves it there whole, so that a kill leaves none half written."""
+        rngs = gather_object([rng_state()])
+        if self.args.should_save:
+            self._write_checkpoint(rngs)
+        self.accelerator.wait_for_everyone()
+
+    def _write_checkpoint(self, rngs: list[dict[str, Any]]) -> None:
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         partial = run / f"{PARTIAL}{name}"
         shutil.rmtree(partial, ignore_errors=True)
         with checkpoint.disk_guard(partial):
             checkpoint.save_trained(self.accelerator.unwrap_model(self.model), partial)
             self.processing_class.save_pretrained(partial)
-            save_state(partial, self.optimizer, self.lr_scheduler, self._counts())
+            save_state(partial, self.optimizer, self.lr_scheduler, rngs, self._counts())
             self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(run / name, ignore_errors=True)
         os.replace(partial, run / name)
@@ -218,11 +231,13 @@ class SpeechTrainer(Trainer):
             self.audio_seconds, self.record.earlier_seconds = rest["audio_seconds"], rest["wall_seconds"]
 
     def _counts(self) -> dict[str, float]:
-        return {"audio_seconds": self.audio_seconds, "wall_seconds": self.record.wall_seconds}
+        batches = self.state.global_step * self._batches_per_step
+        return {"audio_seconds": self.audio_seconds, "wall_seconds": self.record.wall_seconds, "batches": batches}
 
     def _load_rng_state(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:
-            load_rng(Path(checkpoint))
+            seed = self.recipe.seed + self.state.global_step
+            load_rng(Path(checkpoint), self.args.process_index, self.args.world_size, seed)
 
 
 def last_checkpoint(run: Path) -> Optional[Path]:
@@ -256,6 +271,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         seed=recipe.seed,
         bf16=bf16,
         use_cpu=not torch.cuda.is_available(),
+        # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
+        ddp_find_unused_parameters=settings.ctc_warmup_steps > 0 or bool(recipe.replay.text),
         ignore_data_skip=True,  # the stream itself stands where it stood
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,

@@ -1,0 +1,170 @@
+"""One Lhotse Shar shard: written beside its place, hashed, and moved there whole."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+import os
+import re
+import tempfile
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+from lhotse import MonoCut, Recording, SupervisionSegment
+from lhotse.audio import AudioSource
+from lhotse.cut import Cut
+from lhotse.shar.writers import AudioTarWriter
+from lhotse.utils import fastcopy
+
+from depthup.data.audio import BadAudio, audio_file, read_audio
+from depthup.data.cuts import check_text
+from depthup.data.shar import PARTIAL, SHARDS, shard_files
+from depthup.errors import UserError
+
+# Lhotse notes in these where a cut was read from.
+READ_FROM = ("shard_origin", "shar_epoch")
+
+
+@dataclass
+class Written:
+    """What is in a shard; one without a usable clip has no files."""
+
+    number: int
+    clips: int = 0
+    seconds: float = 0.0
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """For each file's name its `sha256` and `bytes`."""
+    clipped: int = 0
+    """Clips with samples beyond full scale, which FLAC cuts off."""
+    speakers: dict[str, int] = field(default_factory=dict)
+    """Clips of each speaker."""
+    languages: dict[str, float] = field(default_factory=dict)
+    """Seconds of each language."""
+    skipped: list[tuple[str, str]] = field(default_factory=list)
+    """Of each bad clip the kind of mistake, and a line that names the clip and what is wrong with it."""
+
+    def add(self, cut: MonoCut, samples: np.ndarray) -> None:
+        self.clips += 1
+        self.seconds += cut.duration
+        self.clipped += bool(np.abs(samples).max() > 1)
+        supervision = cut.supervisions[0]
+        if supervision.speaker:
+            self.speakers[supervision.speaker] = self.speakers.get(supervision.speaker, 0) + 1
+        if supervision.language:
+            self.languages[supervision.language] = self.languages.get(supervision.language, 0.0) + cut.duration
+
+    def skip(self, cut: Cut, error: UserError) -> None:
+        line = str(error) if str(error).startswith(cut.id) else f"{cut.id}: {error}"
+        what = str(error).removeprefix(f"{(isinstance(error, BadAudio) and audio_file(cut)) or cut.id}: ")
+        # What messages about many clips share: "cannot read the audio", "N s of audio where ...".
+        kind = re.sub(r"\d+(\.\d+)?", "N", re.split(r"[;(]", what)[0].strip())
+        self.skipped.append((kind, line))
+
+
+@dataclass(frozen=True)
+class ShardWriter:
+    """Writes shards to `root`; a function that other processes can be given."""
+
+    root: Path
+    sampling_rate: int
+    text_field: str
+    strict: bool
+
+    def __call__(self, number: int, cuts: list[Cut]) -> Written:
+        """Write the clips that can be used as shard `number`. Raises UserError at a bad clip if strict."""
+        shard = Written(number)
+        partial, final = self.root / PARTIAL, self.root / SHARDS
+        with tempfile.TemporaryDirectory(prefix="shard-", dir=partial) as place:
+            audio_name, cuts_name = shard_files(number)
+            rows = []
+            # Its own name for the file: it takes `%` for the shard's number, which may stand in the path too.
+            pattern = f"{place}/recording.%06d.tar".replace(place, place.replace("%", "%%"))
+            with AudioTarWriter(pattern, shard_size=len(cuts), format="flac", shard_offset=number) as tar:
+                for cut in cuts:
+                    try:
+                        clip, samples = self._clip(cut)
+                    except UserError as error:
+                        if self.strict:
+                            raise
+                        shard.skip(cut, error)
+                        continue
+                    tar.write(clip.id, samples[None], clip.sampling_rate, clip.recording)
+                    rows.append(json.dumps(clip.to_dict(), ensure_ascii=False, default=str) + "\n")
+                    shard.add(clip, samples)
+            if shard.clips:
+                # Not Lhotse's writer: gzip would note the time and the name.
+                Path(place, cuts_name).write_bytes(gzip.compress("".join(rows).encode(), mtime=0))
+                for name in (audio_name, cuts_name):
+                    path = Path(place, name)
+                    shard.files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+                    os.replace(path, final / name)
+            write_whole(partial / f"{number:06d}.json", asdict(shard))
+        return shard
+
+    def _clip(self, cut: Cut) -> tuple[MonoCut, np.ndarray]:
+        """The cut as it will be read from the shard, and its samples. Raises UserError for a bad one."""
+        if len(cut.supervisions) != 1:
+            raise UserError(f"{cut.id}: not one supervision; run CutSet.trim_to_supervisions() on the manifest")
+        (supervision,) = cut.supervisions
+        check_text(supervision.text, cut.id, self.text_field)
+        rate = self.sampling_rate or _own_rate(cut)
+        samples = read_audio(cut, rate)
+        name = cut.id.replace("/", "_")  # it becomes a file's name
+        duration = len(samples) / rate
+        source = AudioSource("shar", channels=[0], source="")
+        clip = MonoCut(
+            id=name,
+            start=0.0,
+            duration=duration,
+            channel=0,
+            supervisions=[_whole(supervision, name, cut.duration, duration)],
+            recording=Recording(name, [source], rate, num_samples=len(samples), duration=duration),
+            custom=_plain(getattr(cut, "custom", None) or {}),
+        )
+        return clip, samples
+
+
+def _whole(supervision: SupervisionSegment, name: str, was: float, duration: float) -> SupervisionSegment:
+    """One that spanned the clip still does, although the samples may have come out a fraction longer."""
+    spans = supervision.start == 0 and supervision.duration == was
+    changes = {"duration": duration} if spans else {}
+    return fastcopy(supervision, recording_id=name, channel=0, **changes)
+
+
+def _plain(custom: dict[str, Any]) -> dict[str, Any] | None:
+    """A cut's own fields without Lhotse's arrays and recordings, whose data would have to be stored too."""
+    kinds = (str, int, float, bool, list, dict)
+    return {k: v for k, v in custom.items() if k not in READ_FROM and isinstance(v, kinds)} or None
+
+
+def _own_rate(cut: Cut) -> int:
+    """Hz. Cuts that we made know it only from the file."""
+    source = cut.recording.sources[0] if isinstance(cut, MonoCut) and cut.recording else None
+    if source is None or source.channels:
+        return cut.sampling_rate
+    content = source.source
+    try:
+        return soundfile.info(io.BytesIO(content) if isinstance(content, bytes) else content).samplerate
+    except (OSError, soundfile.LibsndfileError):
+        return cut.sampling_rate  # reading it will say what is wrong
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal, of a file's contents."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write JSON that stands there complete or not at all."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False))
+    os.replace(beside, path)

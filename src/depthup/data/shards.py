@@ -1,0 +1,253 @@
+"""Any recordings into Lhotse Shar shards of 16-bit FLAC: in parallel, resumable, with checksums.
+
+A directory of shards holds `shards/`, which Lhotse reads as it is (`CutSet.from_shar(in_dir=...)`), and
+`manifest.json`, which is written last. Shard n is made by one process from the clips `n * shard_clips` to
+`(n + 1) * shard_clips` of the sources and from nothing else, so that neither the number of processes nor
+interruptions change a byte.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import count, islice
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from lhotse import CutSet
+from lhotse.cut import Cut
+
+from depthup.config import DataConfig
+from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
+from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest
+from depthup.data.shard_progress import ShardProgress
+from depthup.data.shard_writer import ShardWriter, Written, sha256, write_whole
+from depthup.data.workers import in_processes
+from depthup.errors import UserError
+from depthup.model.checkpoint import disk_guard
+
+log = logging.getLogger("depthup")
+
+PLAN = "plan.json"
+# How many skipped clips the manifest names for each reason.
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What decides the bytes of the shards; a directory holds those of one plan."""
+
+    sources: list[list[str]]
+    """Name and hash of each: of a file's contents, of names and sizes in a directory; empty for what is remote."""
+    shard_clips: int
+    sampling_rate: int
+    audio_field: str
+    text_field: str
+
+
+def make_shards(
+    sources: Union[str, Sequence[str]],
+    output: Union[str, Path],
+    data: Optional[DataConfig] = None,
+    *,
+    shard_clips: int = 1000,
+    sampling_rate: int = 16000,
+    num_workers: int = 0,
+) -> dict[str, Any]:
+    """Turn sources into shards of mono FLAC, and return the manifest of what is in them.
+
+    The same call goes on where an earlier one was stopped; it also writes again what is missing of a complete
+    directory. Recordings must not change in between; of sources this is checked.
+
+    Args:
+        sources: what `load_cuts` reads, or several.
+        output: directory of the shards: new, empty, or of the same sources and options.
+        data: of which `audio_field`, `text_field` and `strict` matter; bad clips are skipped unless it is strict.
+        shard_clips: clips per shard, bad ones counted.
+        sampling_rate: in Hz; 0 keeps each clip's own.
+        num_workers: processes that write, each with the clips of a shard in memory; 0 writes in this process.
+
+    Raises UserError.
+    """
+    data = data or DataConfig()
+    if shard_clips < 1 or sampling_rate < 0 or num_workers < 0:
+        raise UserError("data: --shard-clips must be positive, --sampling-rate and --num-workers not negative")
+    names, root = [sources] if isinstance(sources, str) else list(sources), Path(output)
+    cuts = load_cuts(names, data, require_text=False)
+    _check_texts(cuts, data.text_field)
+    plan = Plan([[n, _fingerprint(n)] for n in names], shard_clips, sampling_rate, data.audio_field, data.text_field)
+    with disk_guard(root):
+        complete = _claim(root, plan)
+        done = _complete_shards(root, complete) if complete else _finished_shards(root)
+        if complete and len(done) == len(complete["shards"]):
+            log.warning("%s: these shards are complete; nothing to do", root)
+            return complete
+        write = ShardWriter(root, sampling_rate, data.text_field, data.strict)
+        written = _write_missing(write, cuts, plan, done, num_workers)
+        if complete:
+            _check_repaired(root, complete, written)
+            manifest = complete
+        else:
+            shards = done | written
+            manifest = _manifest(plan, [shards[number] for number in sorted(shards)])
+            write_whole(root / MANIFEST, manifest)
+        shutil.rmtree(root / PARTIAL)
+    return manifest
+
+
+def verify_shards(directory: Union[str, Path]) -> list[str]:
+    """One line for each file of a directory of shards that is missing or damaged. Raises UserError."""
+    root = Path(directory)
+    files = [
+        (root / SHARDS / name, known)
+        for shard in read_manifest(str(root))["shards"]
+        for name, known in shard["files"].items()
+    ]
+    with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
+        return [line for line in pool.map(_damage, files) if line]
+
+
+def _damage(file: tuple[Path, dict[str, Any]]) -> str | None:
+    path, known = file
+    if not path.is_file():
+        what = "is missing"
+    elif path.stat().st_size != known["bytes"]:
+        what = f"has {path.stat().st_size} bytes instead of {known['bytes']}"
+    elif sha256(path) != known["sha256"]:
+        what = "is damaged, its checksum is another"
+    else:
+        return None
+    return f"{path}: {what}; remove it and run its `depthup data` command again, or copy it again"
+
+
+def _check_texts(cuts: CutSet, field: str) -> None:
+    """Nothing but clips without text at the beginning is a mistake in the command, not in the clips."""
+    problems = []
+    for cut in islice(cuts, FIRST_CLIPS):  # type: ignore[arg-type]  # Lhotse calls its iterator an iterable.
+        try:
+            check_text(cut.supervisions[0].text if cut.supervisions else None, cut.id, field)
+            return
+        except UserError as error:
+            problems.append(error)
+    raise problems[0]
+
+
+def _fingerprint(source: str) -> str:
+    path = Path(source).expanduser()
+    if is_remote(source) or not path.exists():
+        path = Path(source.partition(":")[0]).expanduser()  # a dataset directory with its split
+    if path.is_file():
+        return sha256(path)
+    if not path.is_dir():
+        return ""
+    names = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
+    """Keep the plan beside the shards, or return the manifest of those that are complete; refuse anything else."""
+    complete = read_manifest(str(root)) if (root / MANIFEST).is_file() else None
+    kept = root / PARTIAL / PLAN
+    if complete or kept.is_file():
+        old = complete["plan"] if complete else json.loads(kept.read_text())
+        changed = [name for name, value in asdict(plan).items() if old.get(name) != value]
+        if changed:
+            raise UserError(f"{root}: holds shards made with other {', '.join(changed)}; choose another --output")
+    elif root.is_file() or (root.is_dir() and any(path.name != PARTIAL for path in root.iterdir())):
+        raise UserError(f"{root}: is not empty and holds no shards of depthup; choose another --output")
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(kept, asdict(plan))
+    (root / SHARDS).mkdir(exist_ok=True)
+    for left_over in kept.parent.glob("shard-*"):
+        shutil.rmtree(left_over)
+    return complete
+
+
+def _complete_shards(root: Path, manifest: dict[str, Any]) -> dict[int, Written]:
+    """Shards of a manifest whose files are there in full size."""
+    shards = [Written(**shard) for shard in manifest["shards"]]
+    return {shard.number: shard for shard in shards if _is_there(root, shard)}
+
+
+def _finished_shards(root: Path) -> dict[int, Written]:
+    """Shards that earlier calls have finished."""
+    shards = [Written(**json.loads(kept.read_text())) for kept in (root / PARTIAL).glob("[0-9]*.json")]
+    return {shard.number: shard for shard in shards if _is_there(root, shard)}
+
+
+def _is_there(root: Path, shard: Written) -> bool:
+    paths = {root / SHARDS / name: known["bytes"] for name, known in shard.files.items()}
+    return all(path.is_file() and path.stat().st_size == size for path, size in paths.items())
+
+
+def _write_missing(
+    write: ShardWriter, cuts: CutSet, plan: Plan, done: dict[int, Written], num_workers: int
+) -> dict[int, Written]:
+    written: dict[int, Written] = {}
+    with ShardProgress(cuts) as progress:
+
+        def missing() -> Iterator[tuple[int, list[Cut]]]:
+            clips = iter(cuts)  # type: ignore[call-overload]
+            for number in count():
+                chunk = list(islice(clips, plan.shard_clips))
+                if not chunk:
+                    return
+                if number in done:
+                    progress.had(len(chunk), done[number].seconds)
+                else:
+                    yield number, chunk
+
+        for shard in in_processes(write, missing(), num_workers):
+            written[shard.number] = shard
+            for _, line in shard.skipped:
+                log.warning("skipped a bad clip: %s", line)
+            progress.wrote(shard.clips + len(shard.skipped), shard.seconds)
+    return written
+
+
+def _manifest(plan: Plan, shards: list[Written]) -> dict[str, Any]:
+    """All that is known of the shards; raises UserError where no clip is left."""
+    speakers: Counter[str] = Counter()
+    languages: Counter[str] = Counter()
+    skipped: dict[str, dict[str, Any]] = {}
+    for shard in shards:
+        speakers.update(shard.speakers)
+        languages.update(shard.languages)  # type: ignore[arg-type]  # seconds
+        for kind, line in shard.skipped:
+            alike = skipped.setdefault(kind, {"clips": 0, "first": []})
+            alike["clips"] += 1
+            if alike["clips"] <= NAMED:
+                alike["first"].append(line)
+    clips, seconds = sum(shard.clips for shard in shards), sum(shard.seconds for shard in shards)
+    if not clips:
+        raise UserError(f"data: no usable clip; the first: {next(iter(skipped.values()))['first'][0]}")
+    return {
+        "clips": clips,
+        "hours": round(seconds / 3600, 6),
+        "speakers": dict(sorted(speakers.items())),
+        "language_hours": {name: round(of / 3600, 6) for name, of in sorted(languages.items())},
+        "clipped": sum(shard.clipped for shard in shards),
+        "skipped": skipped,
+        "plan": asdict(plan),
+        "shards": [
+            {"number": shard.number, "clips": shard.clips, "seconds": round(shard.seconds, 3), "files": shard.files}
+            for shard in shards
+            if shard.clips
+        ],
+    }
+
+
+def _check_repaired(root: Path, manifest: dict[str, Any], written: dict[int, Written]) -> None:
+    for entry in manifest["shards"]:
+        shard = written.get(entry["number"])
+        if shard and shard.files != entry["files"]:
+            raise UserError(
+                f"{root}: shard {shard.number}, written again, is not what {MANIFEST} says, so the recordings have "
+                "changed; remove the directory and run the same again"
+            )

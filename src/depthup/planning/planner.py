@@ -1,0 +1,194 @@
+"""From a recipe, hours of speech and a kind of GPU to steps, operations, memory, time and money."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM
+
+from depthup.config import Recipe
+from depthup.errors import UserError
+from depthup.model.speech_lm import SpeechLM
+from depthup.model.upscale import Plan
+from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
+from depthup.planning.hardware import Device
+from depthup.planning.memory import Memory, Weights, memory_per_gpu
+from depthup.planning.stand_in import Batch, build, speech_batch, text_batch, without_contents
+from depthup.planning.step import Step, measure
+
+SPEECH, CTC, TEXT = "speech", "CTC warm-up", "text replay"
+
+
+@dataclass
+class TrainingPlan:
+    """What training as a recipe says will take. Bytes, seconds and FLOPs are plain numbers."""
+
+    model: Plan
+    device: Device
+    gpus: int
+    sharding: str
+    assumed: Assumptions
+    hours: float
+    """Hours of audio that training hears."""
+    epochs: Optional[float]
+    """Passes over the corpus; None where its hours are unknown."""
+    steps: int
+    """Optimizer steps with the LM loss."""
+    ctc_steps: int
+    steps_by_kind: dict[str, Step]
+    """One batch of each kind: `speech`, and where the recipe has them `CTC warm-up` and `text replay`."""
+    batches: dict[str, float]
+    """How many of each, on all GPUs together."""
+    memory: Memory
+    seconds: float
+    """Wall time, without measurements, checkpoints and waiting for data."""
+    step_seconds: float
+    """Of an optimizer step with the LM loss."""
+    price: Optional[float] = None
+    """Of a GPU for an hour."""
+
+    @property
+    def flops(self) -> float:
+        """Floating-point operations of the whole training, on all GPUs."""
+        return sum(count * self.steps_by_kind[kind].total_flops for kind, count in self.batches.items())
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds / 3600 * self.gpus
+
+    @property
+    def cost(self) -> Optional[float]:
+        return None if self.price is None else self.price * self.gpu_hours
+
+    @property
+    def fits(self) -> Optional[bool]:
+        """Whether it fits into a GPU's memory; None where that is unknown."""
+        return None if self.device.memory_gb is None else self.memory.total <= self.device.memory_gb * 1e9
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, for JSON."""
+        told = dataclasses.asdict(self)
+        for kind, step in self.steps_by_kind.items():
+            told["steps_by_kind"][kind] |= {"total_flops": step.total_flops, "activations": step.activations}
+        told["model"] |= {
+            "total": self.model.total,
+            "trainable": self.model.trainable,
+            "share_of_full": self.model.share_of_full,
+        }
+        told["memory"]["total"] = self.memory.total
+        return told | {"flops": self.flops, "gpu_hours": self.gpu_hours, "cost": self.cost, "fits": self.fits}
+
+
+def plan_training(
+    recipe: Recipe,
+    device: Device,
+    gpus: int = 1,
+    hours: Optional[float] = None,
+    epochs: Optional[float] = None,
+    sharding: str = "none",
+    price: Optional[float] = None,
+    assumed: Optional[Assumptions] = None,
+) -> TrainingPlan:
+    """Plan a training run without weights, recordings or GPU.
+
+    Args:
+        hours: size of the corpus. With it training makes `epochs` passes (default 1); without it, the recipe's steps.
+        sharding: `none` (data parallel, a whole copy on each GPU) or `full` (as FSDP: weights, gradients and AdamW's
+            state divided over the GPUs).
+        price: of a GPU for an hour.
+
+    Raises UserError.
+    """
+    if gpus < 1 or (hours is not None and hours <= 0) or (epochs is not None and epochs <= 0):
+        raise UserError("--gpus, --hours and --epochs must be positive")
+    if epochs is not None and hours is None:
+        raise UserError("--epochs: passes over what? Give the hours of the corpus with --hours")
+    assumed = assumed or Assumptions()
+    mixed = device.mixed_precision and recipe.dtype != "float32"
+    model = build(recipe)
+    plan, steps = model.plan(), measure_steps(recipe, model, mixed, assumed)
+    weights = Weights.of(model)
+    if TEXT in steps and recipe.replay.loss == "distill":
+        weights.teacher = plan.base_parameters * (2 if mixed else 4)
+
+    settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
+    batches_per_step = gpus * settings.gradient_accumulation_steps
+    audio = steps[SPEECH].audio_seconds / 3600
+    lm_steps, ctc_steps = settings.max_steps, settings.ctc_warmup_steps
+    if hours is not None:
+        left = hours * (epochs or 1.0) - ctc_steps * batches_per_step * audio
+        if left <= 0:
+            raise UserError(f"--hours {hours:g}: train.ctc_warmup_steps {ctc_steps} hear more than that already")
+        lm_steps = math.ceil(left / audio / (1 - share) / batches_per_step)
+    batches = {SPEECH: lm_steps * batches_per_step * (1 - share)}
+    if CTC in steps:
+        batches[CTC] = float(ctc_steps * batches_per_step)
+    if TEXT in steps:
+        batches[TEXT] = lm_steps * batches_per_step * share
+    heard = (batches[SPEECH] + batches.get(CTC, 0)) * audio
+
+    rate = device.tflops * 1e12 * assumed.utilisation
+    adam = plan.trainable * ADAM_TRAFFIC / (device.bandwidth_gb_s * 1e9) if device.bandwidth_gb_s else 0.0
+    adam /= gpus if sharding == "full" else 1
+    per_kind = {kind: settings.gradient_accumulation_steps * step.total_flops / rate for kind, step in steps.items()}
+    step_seconds = adam + per_kind[SPEECH] * (1 - share) + per_kind.get(TEXT, 0.0) * share
+    return TrainingPlan(
+        model=plan,
+        device=device,
+        gpus=gpus,
+        sharding=sharding,
+        assumed=assumed,
+        hours=heard,
+        epochs=heard / hours if hours else None,
+        steps=lm_steps,
+        ctc_steps=ctc_steps,
+        steps_by_kind=steps,
+        batches=batches,
+        memory=memory_per_gpu(weights, list(steps.values()), recipe, assumed, gpus, sharding),
+        seconds=lm_steps * step_seconds + ctc_steps * (adam + per_kind.get(CTC, 0.0)),
+        step_seconds=step_seconds,
+        price=price,
+    )
+
+
+def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumptions) -> dict[str, Step]:
+    """A batch of each kind that training has, on `model`, whose weights are replaced by ones without contents."""
+    frozen = torch.bfloat16 if mixed or recipe.dtype == "bfloat16" else torch.float32
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    without_contents(model, frozen, mode).train()
+    settings = recipe.train
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    batch, seconds = speech_batch(model, recipe, assumed, ctc=model.ctc_head is not None)
+    found = {SPEECH: measure(model, batch, lambda b: model(**b, ctc_weight=settings.ctc_weight).loss, seconds, mixed)}
+    if settings.ctc_warmup_steps:
+        found[CTC] = measure(model, batch, lambda b: model(**b, ctc_only=True).loss, seconds, mixed)
+    if recipe.replay.text:
+        if model.keeps_text:
+            raise UserError(f"replay.text: text never meets what {recipe.method} trains here; drop it")
+        found[TEXT] = measure(model, text_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)
+    return found
+
+
+def _text_loss(recipe: Recipe, model: SpeechLM, dtype: torch.dtype, mode: FakeTensorMode) -> Any:
+    if recipe.replay.loss == "lm":
+        return lambda batch: model(**batch).loss
+    with torch.device("meta"):
+        teacher: nn.Module = AutoModelForCausalLM.from_config(model.config.make_base_config())
+    without_contents(teacher.requires_grad_(False), dtype, mode)
+
+    def distill(batch: Batch) -> torch.Tensor:
+        inputs = {k: v for k, v in batch.items() if k != "labels"}
+        with torch.no_grad():
+            expected = teacher(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        log_p = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+        return F.kl_div(log_p, expected, log_target=True, reduction="sum")
+
+    return distill

@@ -1,0 +1,102 @@
+"""A recipe's model and batches without contents: everything has its shape and format, and takes no memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from depthup.config import Recipe
+from depthup.errors import UserError
+from depthup.model.processor import IGNORE
+from depthup.model.speech_encoder import MEL_FRAME_RATE, WaveformEncoder
+from depthup.model.speech_lm import SpeechLM
+from depthup.planning.assumptions import Assumptions
+
+SAMPLING_RATE = 16000
+LONGEST_SECONDS = 30
+TOKENS_BEFORE_SPEECH = 2
+
+Batch = dict[str, Any]
+
+
+def build(recipe: Recipe) -> SpeechLM:
+    """The recipe's model from configurations alone, on the meta device. Raises UserError."""
+    with torch.device("meta"):
+        return SpeechLM.from_recipe(recipe, load_weights=False)
+
+
+def without_contents(model: SpeechLM, frozen: torch.dtype, mode: FakeTensorMode) -> SpeechLM:
+    """Replace the model's weights by fake ones on the CPU, in the formats they train in; the LLM's frozen in `frozen`."""
+    in_llm = {id(p) for p in model.llm.parameters() if not p.requires_grad}
+    made: dict[int, torch.Tensor] = {}
+
+    def fake(tensor: torch.Tensor) -> torch.Tensor:
+        if id(tensor) not in made:
+            dtype = frozen if id(tensor) in in_llm else tensor.dtype
+            if isinstance(tensor, nn.Parameter) and id(tensor) not in in_llm:
+                dtype = torch.float32
+            with mode:
+                copy = torch.empty(tensor.shape, dtype=dtype, device="cpu")
+            trains = tensor.requires_grad
+            made[id(tensor)] = nn.Parameter(copy, trains) if isinstance(tensor, nn.Parameter) else copy
+        return made[id(tensor)]
+
+    originals = list(model.modules())
+    for module in originals:
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
+    return model
+
+
+def speech_batch(model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: bool) -> tuple[Batch, float]:
+    """A training batch of equal clips, all but the first of them padded, and its seconds of audio.
+
+    Features are zeros [N, L, F] on the meta device; everything else is real. Raises UserError.
+    """
+    data, seconds = recipe.data, assumed.clip_seconds
+    if not data.min_duration <= seconds <= data.max_duration:
+        raise UserError(
+            f"--clip-seconds {seconds:g}: the recipe takes clips from data.min_duration {data.min_duration:g} to "
+            f"data.max_duration {data.max_duration:g} s"
+        )
+    clips = min(data.max_batch_clips, max(1, int(data.batch_seconds // seconds)))
+    waveform = isinstance(model.encoder, WaveformEncoder)
+    rate, size = (SAMPLING_RATE, 1) if waveform else (MEL_FRAME_RATE, mel_bins(model))
+    lengths = torch.full((clips,), round(seconds * rate))
+    lengths[1:] = round(seconds * (1 - assumed.padding) * rate)
+    longest = LONGEST_SECONDS * rate if recipe.encoder.pad_to_30s and not waveform else int(lengths.max())
+    frames = model.projector.output_lengths(model.encoder.output_lengths(lengths))
+    answer = assumed.answer_tokens
+    columns = int(frames.max()) + assumed.prompt_tokens + answer
+    ids = torch.ones(clips, columns, dtype=torch.long)
+    place = torch.arange(columns)
+    ends = (frames + assumed.prompt_tokens)[:, None]
+    is_speech = (place >= TOKENS_BEFORE_SPEECH) & (place < TOKENS_BEFORE_SPEECH + frames[:, None])
+    batch: Batch = {
+        "input_ids": ids.masked_fill(is_speech, model.config.audio_token_id),
+        "attention_mask": (place < ends + answer).long(),
+        "input_features": torch.zeros(clips, longest, size, device="meta"),
+        "input_lengths": lengths,
+        "labels": torch.where((place >= ends) & (place < ends + answer), ids, IGNORE),
+    }
+    if ctc:
+        spelled = max(1, round(seconds * assumed.words_per_second * assumed.bytes_per_word))
+        batch["ctc_labels"] = torch.ones(clips, spelled, dtype=torch.long)
+        batch["ctc_label_lengths"] = torch.full((clips,), spelled)
+    return batch, float(lengths.sum()) / rate
+
+
+def text_batch(recipe: Recipe) -> Batch:
+    """A batch of replayed text, as `TextReplay` makes them."""
+    replay = recipe.replay
+    ids = torch.ones(replay.batch_tokens // replay.row_tokens, replay.row_tokens, dtype=torch.long)
+    labels = ids.clone()
+    labels[:, 0] = IGNORE
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def mel_bins(model: SpeechLM) -> int:
+    return (model.config.encoder_config or {}).get("num_mel_bins") or (model.config.encoder or {})["num_mel_bins"]
