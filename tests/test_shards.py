@@ -5,18 +5,22 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import signal
 import tarfile
 from collections import Counter
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from lhotse import CutSet, Recording, SupervisionSegment
 
-from depthup.config import DataConfig
-from depthup.data import load_cuts, read_audio
+from depthup.cli import main
+from depthup.config import AugmentConfig, DataConfig
+from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.data.mixing import in_epoch
 from depthup.data.shards import make_shards, verify_shards
 from depthup.errors import UserError
@@ -175,7 +179,7 @@ def test_a_complete_directory_is_left_alone_and_a_removed_file_comes_back(tmp_pa
     out = tmp_path / "out"
     manifest = make_shards(clips, out, shard_clips=3)
     expected, inode = contents(out), (out / "shards" / "recording.000000.tar").stat().st_ino
-    assert make_shards(clips, out, shard_clips=3) == manifest
+    assert make_shards(clips, out, shard_clips=3) == manifest and contents(out) == expected
     (out / "shards" / "recording.000001.tar").unlink()
     assert make_shards(clips, out, shard_clips=3) == manifest and contents(out) == expected
     assert (out / "shards" / "recording.000000.tar").stat().st_ino == inode
@@ -330,7 +334,7 @@ def test_shards_behind_a_command(tmp_path, clips, caplog):
 # Epochs and mixing
 
 
-def epoch_of(cuts: CutSet, epoch: int, weights: tuple = (), seed: int = 1) -> list[str]:
+def epoch_of(cuts: CutSet, epoch: int, weights: tuple | None = None, seed: int = 1) -> list[str]:
     return [cut.supervisions[0].text for cut in in_epoch(cuts, seed, epoch, weights)]
 
 
@@ -371,3 +375,73 @@ def test_mixed_shards_come_in_another_order_when_they_begin_again(tmp_path, clip
     shards = [text for text in mixed if text != "long"]
     first, second = shards[:10], shards[10:20]
     assert sorted(first) == sorted(second) == sorted(set(shards)) and first != second
+
+
+class Processor:
+    """Stands for the real one: the numbers in the texts."""
+
+    sampling_rate = RATE
+
+    def training_batch(self, audio, texts, feature_transform=None):
+        return {"numbers": torch.tensor([int(text.split()[-1]) for text in texts])}
+
+
+def batches_of(sources: list[str], skip: int = 0, **options) -> list[list[int]]:
+    data = DataConfig(train=sources, batch_seconds=0.8, num_buckets=1, shuffle_buffer=4, **options)
+    stream = BatchStream(load_cuts(sources, data), Processor(), data, AugmentConfig(), seed=3)
+    stream.skip(skip)
+    return [batch["numbers"].tolist() for batch in islice(stream, 30 - skip)]
+
+
+def test_batches_from_shards_come_in_an_order_of_their_epoch_and_can_be_resumed(tmp_path, clips):
+    make_shards(clips, tmp_path / "out", shard_clips=2)
+    whole = batches_of([str(tmp_path / "out")])
+    numbers = sum(whole, [])
+    assert sorted(numbers[:10]) == sorted(numbers[10:20]) == list(range(10))
+    # The buffer holds four clips, so that without shuffled shards the first two are of the first four or five.
+    assert any(numbers[start] > 5 for start in (0, 10, 20))
+    assert batches_of([str(tmp_path / "out")], skip=11) == whole[11:]
+
+
+def test_batches_have_the_weights_of_the_recipe(tmp_path, clips):
+    rare = write_rows(tmp_path, "rare.jsonl", range(4), text="rare 77")
+    numbers = sum(batches_of([clips, rare], weights=[1.0, 4.0]), [])
+    assert numbers.count(77) > 0.6 * len(numbers)
+    for weights, message in [([1.0], "data.weights: 1 for 2 sources"), ([1.0, 0.0], "data.weights must be positive")]:
+        with pytest.raises(ValueError, match=message):
+            DataConfig(train=[clips, rare], weights=weights)
+
+
+# The command
+
+
+def test_the_command(tmp_path, clips, capsys):
+    (tmp_path / "2.wav").write_text("broken")
+    out = str(tmp_path / "out")
+    assert main(["data", clips, "--output", out, "--shard-clips", "4", "--num-workers", "0"]) == 0
+    told = capsys.readouterr()
+    assert told.out == f"9 clips, 0.00 hours in 3 shards: {out}\n"
+    assert "skipped 1 clips: cannot read the audio" in told.err
+    assert main(["data", "--verify", out]) == 0
+    damage(tmp_path / "out" / "shards" / "cuts.000001.jsonl.gz", "cut short")
+    capsys.readouterr()
+    assert main(["data", "--verify", out]) == 2
+    assert "cuts.000001.jsonl.gz: has" in capsys.readouterr().err
+    for words, message in [
+        ([], "give SOURCE... and --output DIR, or --verify DIR"),
+        ([clips], "give SOURCE... and --output DIR"),
+        (["--verify", str(tmp_path)], "manifest.json: not there"),
+        ([clips, "--output", str(tmp_path / "s"), "--strict", "--num-workers", "0"], "2.wav: cannot read the audio"),
+        ([clips, "--output", out, "--shard-clips", "5"], "out: holds shards made with other shard_clips"),
+    ]:
+        assert main(["data", *words]) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert message in line
+
+
+def test_progress_where_nobody_watches(tmp_path, clips, capsys, monkeypatch):
+    monkeypatch.setattr("depthup.data.shard_progress.LINE_EVERY", 0.0)
+    make_shards(clips, tmp_path / "out", shard_clips=5)
+    first, second = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(r"5 clips  0\.00 h  \d+\.\d+ h/s  0:00:\d\d left", first)
+    assert second.startswith("10 clips") and second.endswith("0:00:00 left")

@@ -16,6 +16,8 @@ from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from depthup.config import DataConfig, Recipe
+from depthup.data.shards import make_shards as make_shards
+from depthup.data.shards import verify_shards as verify_shards
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
 from depthup.evaluate.compare import Comparison
@@ -30,8 +32,10 @@ from depthup.transcribe import transcribe_files
 
 log = logging.getLogger("depthup")
 RECIPE = "recipe.yaml"
-RESUMABLE = ("output_dir", "data.num_workers", "train.gradient_accumulation_steps", "train.logging_steps")
-RESUMABLE += ("train.eval_", "train.save_", "train.report_to")
+RESUMABLE = (
+    *("output_dir", "data.num_workers", "train.gradient_accumulation_steps"),
+    *("train.logging_steps", "train.eval_", "train.save_", "train.report_to"),
+)
 """Keys that may change between a run and its resumption."""
 
 
@@ -108,14 +112,16 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     processor = SpeechProcessor.build(model.config)
     if recipe.init_from:
         checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="ctc_head.")
-    trainer = SpeechTrainer(model, processor, recipe)
     if last:
         log.warning("%s: resuming from %s", run, last.name)
+        checkpoint.load_trained(model, last)
+    trainer = SpeechTrainer(model, processor, recipe)
     trainer.train(resume_from_checkpoint=str(last) if last else None)
     trainer.finish()
+    weights = checkpoint.whole(checkpoint.trained_tensors(model))
     if trainer.is_world_process_zero():
         processor.save_pretrained(run)
-        model.save_pretrained(run)
+        checkpoint.save_trained(model, run, weights)
     return run
 
 

@@ -133,6 +133,51 @@ def train(words: list[str]) -> int:
     return 0
 
 
+def data(words: list[str]) -> int:
+    parser = _parser(
+        "data",
+        "Turn recordings into shards that can be streamed in training: Lhotse Shar, mono FLAC, with checksums.\n"
+        "The same command goes on where it was interrupted.",
+    )
+    parser.epilog = "example: depthup data train.jsonl --output shards/train; depthup data --verify shards/train"
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="SOURCE", help="JSONL, CSV, Lhotse manifest, Shar, or Hugging Face dataset:split")
+    add("--output", metavar="DIR", help="new directory for the shards")
+    add("--verify", metavar="DIR", help="compare shards with their checksums, and name those that are damaged")
+    add("--shard-clips", type=int, default=1000, help="clips per shard (default %(default)s)")
+    add("--num-workers", type=int, default=os.cpu_count(), help="processes that write (default %(default)s); 0: none")
+    add("--sampling-rate", type=int, default=16000, help="Hz (default %(default)s); 0 keeps each clip's own")
+    add("--audio-field", default="audio", help="field or column with the audio")
+    add("--text-field", default="text", help="field or column with the transcript")
+    add("--strict", action="store_true", help="stop at the first bad clip instead of skipping and counting it")
+    options = parser.parse_args(words)
+    if bool(options.verify) == bool(options.sources) or bool(options.sources) != bool(options.output):
+        raise UserError("data: give SOURCE... and --output DIR, or --verify DIR")
+    from depthup.config import DataConfig
+    from depthup.data.shards import make_shards, verify_shards
+
+    if options.verify:
+        damaged = verify_shards(options.verify)
+        for line in damaged:
+            print(f"depthup: {line}", file=sys.stderr)
+        if not damaged:
+            print(f"All shards are whole: {options.verify}")
+        return 2 if damaged else 0
+    manifest = make_shards(
+        options.sources,
+        options.output,
+        DataConfig(audio_field=options.audio_field, text_field=options.text_field, strict=options.strict),
+        shard_clips=options.shard_clips,
+        sampling_rate=options.sampling_rate,
+        num_workers=options.num_workers,
+    )
+    for kind, found in manifest["skipped"].items():
+        print(f"skipped {found['clips']} clips: {kind}", file=sys.stderr)
+    shards = len(manifest["shards"])
+    print(f"{manifest['clips']} clips, {manifest['hours']:.2f} hours in {shards} shards: {options.output}")
+    return 0
+
+
 def transcribe(words: list[str]) -> int:
     parser = _parser("transcribe", "Write down what is said in recordings.")
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
@@ -318,6 +363,7 @@ def _load(options: argparse.Namespace) -> Any:
 COMMANDS: dict[str, tuple[Command, str]] = {
     "quickstart": (quickstart, "from nothing to a small speech LLM, measured, in minutes"),
     "upscale": (upscale, "insert layers into a base model"),
+    "data": (data, "recordings into shards that can be streamed, with checksums"),
     "train": (train, "adapt a base model to recordings, as a recipe says"),
     "transcribe": (transcribe, "audio in, text out"),
     "evaluate": (evaluate, "word error rate, and what adaptation did to text"),

@@ -97,7 +97,9 @@ class DataConfig:
     """Where recordings come from and how they are batched."""
 
     train: Union[str, list[str]] = field(default_factory=list)
-    """JSONL or Lhotse manifest, Shar directory, Hugging Face dataset (`name:split`) or directory; or a list of them."""
+    """JSONL or Lhotse manifest, Shar directory or URL, Hugging Face dataset (`name:split`) or directory; or a list."""
+    weights: Optional[list[float]] = None
+    """Shares of clips from each source of `train`, e.g. `[3, 1]`; a source that ends early begins again."""
     validation: Optional[str] = None
     """As `train`; loss and WER are measured on it during training."""
     audio_field: str = "audio"
@@ -123,6 +125,12 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
+        sources = 1 if isinstance(self.train, str) else len(self.train)
+        if self.weights is not None:
+            _require(
+                len(self.weights) == sources, f"data.weights: {len(self.weights)} for {sources} sources in data.train"
+            )
+            _require(all(weight > 0 for weight in self.weights), f"data.weights must be positive, not {self.weights}")
         _require(self.min_duration < self.max_duration, "data.min_duration must be below data.max_duration")
 
 

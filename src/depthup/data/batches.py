@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data.audio import BadAudio, read_audio
 from depthup.data.augment import Augmenter
+from depthup.data.mixing import in_epoch
 from depthup.data.replay import TextReplay
 from depthup.errors import UserError
 
@@ -103,7 +104,7 @@ class BatchStream(IterableDataset):
         for epoch in count():
             # Not DynamicBucketingSampler: it chooses buckets by worker, or else stops before an epoch's last clips.
             bucketer = DynamicBucketer(
-                self._fitting_cuts(tell and epoch == 0),
+                self._fitting_cuts(epoch, tell and epoch == 0),
                 duration_bins=constraint.max_seq_len_buckets[:-1],
                 world_size=1,
                 constraint=constraint,
@@ -122,9 +123,12 @@ class BatchStream(IterableDataset):
                     f"({self.data.max_duration} s); widen them or check the durations in the manifest"
                 )
 
-    def _fitting_cuts(self, tell: bool) -> Iterator[Cut]:
+    def _cuts(self, epoch: int) -> Iterable[Cut]:
+        return in_epoch(self.cuts, self.seed, epoch, self.data.weights)
+
+    def _fitting_cuts(self, epoch: int, tell: bool) -> Iterator[Cut]:
         others = 0
-        for cut in self.cuts:  # type: ignore[attr-defined]  # Lhotse calls its iterator an iterable.
+        for cut in self._cuts(epoch):
             if self._fits(cut):
                 yield cut
             else:
@@ -137,7 +141,7 @@ class BatchStream(IterableDataset):
 
     def _constraint(self) -> FixedBucketBatchSizeConstraint:
         """Upper bounds of the duration buckets, and how many clips of each fill a batch."""
-        first = list(islice(filter(self._fits, self.cuts), CLIPS_FOR_BUCKETS))
+        first = list(islice(filter(self._fits, self._cuts(0)), CLIPS_FOR_BUCKETS))
         bounds = [max((cut.duration for cut in first), default=self.data.max_duration), self.data.max_duration]
         if 1 < self.data.num_buckets <= len(first):
             bounds = estimate_duration_buckets(first, self.data.num_buckets) + bounds

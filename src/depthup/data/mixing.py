@@ -38,7 +38,7 @@ class Sources:
         return sum(known) if len(known) == len(counts) else None
 
 
-def in_epoch(cuts: CutSet, seed: int, epoch: int, weights: Sequence[float] = ()) -> Iterable[Cut]:
+def in_epoch(cuts: CutSet, seed: int, epoch: int, weights: Sequence[float] | None = None) -> Iterable[Cut]:
     """What `load_cuts` gave, in the order of an epoch, which follows from `seed` and `epoch` alone.
 
     Shards come in a random order; everything else in its own. Without weights an epoch is every clip once, one source

@@ -13,7 +13,7 @@ from typing import Any
 from lhotse.cut import Cut
 from lhotse.serialization import open_best
 from lhotse.shar.readers import LazySharIterator
-from lhotse.utils import is_valid_url
+from lhotse.utils import is_module_available, is_valid_url
 
 from depthup.errors import UserError
 
@@ -70,7 +70,7 @@ class ShardCuts:
             try:
                 cut = next(stream, None)
             except Exception as error:  # Lhotse's many readers share no exception type.
-                self._tell(shard, (str(error).splitlines() or [type(error).__name__])[0][:200])
+                self._tell(shard, _reason(error))
                 return
             if cut is None:
                 break
@@ -137,14 +137,25 @@ def read_manifest(root: str) -> dict[str, Any]:
     try:
         with open_best(where, "r") as file:
             manifest = json.load(file)
-        return {"shards": manifest["shards"], **manifest}
+        if "shards" not in manifest:
+            raise ValueError("it is the manifest of something else")
+        return manifest
     except Exception as error:  # as many kinds as there are kinds of storage
-        reason = " ".join(str(error).split())[:300] or type(error).__name__
-        raise UserError(f"{where}: no manifest of shards can be read there ({reason})") from error
+        missing = is_valid_url(root) and not is_module_available("smart_open")
+        hint = "; a URL needs `pip install smart_open`, `smart_open[s3]` for S3" if missing else ""
+        raise UserError(f"{where}: no manifest of shards can be read there ({_reason(error)}){hint}") from error
+
+
+def _reason(error: BaseException) -> str:
+    # Lhotse asks for smart_open whatever is wrong with a URL.
+    if error.__context__ and str(error).startswith("Error trying to open what seems to be a URI"):
+        error = error.__context__
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _locate(root: str, name: str) -> str:
     if not root.startswith(COMMAND):
         return f"{root}/{name}"
     command = root.replace("{}", name) if "{}" in root else f"{root}/{name}"
-    return f"{command} | gunzip -c" if name.endswith(".gz") else command
+    # Lhotse unpacks no gzip of a command's, and knows a tar by how its name ends: here, that of a comment to the shell.
+    return f"{command} | gunzip -c" if name.endswith(".gz") else f"{command} #.tar"

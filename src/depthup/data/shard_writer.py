@@ -103,7 +103,7 @@ class ShardWriter:
                     path = Path(place, name)
                     shard.files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
                     os.replace(path, final / name)
-            write_whole(partial / f"{number:06d}.json", asdict(shard))
+            write_whole(partial / f"{number:06d}.json", asdict(shard), partial)
         return shard
 
     def _clip(self, cut: Cut) -> tuple[MonoCut, np.ndarray]:
@@ -163,8 +163,8 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_whole(path: Path, content: Any) -> None:
-    """Write JSON that stands there complete or not at all."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
+def write_whole(path: Path, content: Any, partial: Path) -> None:
+    """Write JSON, by way of the directory `partial`, so that it stands at `path` complete or not at all."""
+    beside = partial / f"json-{os.getpid()}"
     beside.write_text(json.dumps(content, indent=1, ensure_ascii=False))
     os.replace(beside, path)

@@ -81,22 +81,25 @@ def make_shards(
     names, root = [sources] if isinstance(sources, str) else list(sources), Path(output)
     cuts = load_cuts(names, data, require_text=False)
     _check_texts(cuts, data.text_field)
-    plan = Plan([[n, _fingerprint(n)] for n in names], shard_clips, sampling_rate, data.audio_field, data.text_field)
+    plan = Plan(
+        [[n, _fingerprint(n, root)] for n in names], shard_clips, sampling_rate, data.audio_field, data.text_field
+    )
     with disk_guard(root):
         complete = _claim(root, plan)
         done = _complete_shards(root, complete) if complete else _finished_shards(root)
         if complete and len(done) == len(complete["shards"]):
             log.warning("%s: these shards are complete; nothing to do", root)
-            return complete
-        write = ShardWriter(root, sampling_rate, data.text_field, data.strict)
-        written = _write_missing(write, cuts, plan, done, num_workers)
+            written = {}
+        else:
+            write = ShardWriter(root, sampling_rate, data.text_field, data.strict)
+            written = _write_missing(write, cuts, plan, done, num_workers)
         if complete:
             _check_repaired(root, complete, written)
             manifest = complete
         else:
             shards = done | written
             manifest = _manifest(plan, [shards[number] for number in sorted(shards)])
-            write_whole(root / MANIFEST, manifest)
+            write_whole(root / MANIFEST, manifest, root / PARTIAL)
         shutil.rmtree(root / PARTIAL)
     return manifest
 
@@ -138,16 +141,17 @@ def _check_texts(cuts: CutSet, field: str) -> None:
     raise problems[0]
 
 
-def _fingerprint(source: str) -> str:
+def _fingerprint(source: str, output: Path) -> str:
     path = Path(source).expanduser()
-    if is_remote(source) or not path.exists():
+    if is_remote(source):
+        return ""
+    if not path.exists():
         path = Path(source.partition(":")[0]).expanduser()  # a dataset directory with its split
     if path.is_file():
         return sha256(path)
-    if not path.is_dir():
-        return ""
-    names = sorted((str(file.relative_to(path)), file.stat().st_size) for file in path.rglob("*") if file.is_file())
-    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+    files = [file for file in path.rglob("*") if file.is_file() and output not in file.parents]
+    sizes = sorted((str(file.relative_to(path)), file.stat().st_size) for file in files)
+    return hashlib.sha256(json.dumps(sizes).encode()).hexdigest() if sizes else ""
 
 
 def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
@@ -162,7 +166,7 @@ def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
     elif root.is_file() or (root.is_dir() and any(path.name != PARTIAL for path in root.iterdir())):
         raise UserError(f"{root}: is not empty and holds no shards of depthup; choose another --output")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, asdict(plan))
+    write_whole(kept, asdict(plan), kept.parent)
     (root / SHARDS).mkdir(exist_ok=True)
     for left_over in kept.parent.glob("shard-*"):
         shutil.rmtree(left_over)
