@@ -8,12 +8,13 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Union
+from typing import TYPE_CHECKING, Optional, Union
 
 import torch
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
 
 from depthup.errors import UserError
 
@@ -40,8 +41,14 @@ def find(name: Union[str, Path]) -> Path:
 
 
 def trained_tensors(model: SpeechLM) -> dict[str, torch.Tensor]:
-    """The tensors that train, by name."""
+    """The tensors that train, by name; under FSDP this rank's shards of them."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+
+def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same on the CPU, gathered from all ranks where they are sharded; every rank must call it."""
+    gathered = ((name, t.full_tensor() if isinstance(t, DTensor) else t) for name, t in tensors.items())
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in gathered}
 
 
 @contextmanager
@@ -57,14 +64,17 @@ def disk_guard(directory: Path) -> Iterator[None]:
         raise
 
 
-def save_trained(model: SpeechLM, directory: Path) -> None:
-    """Write trained tensors, configuration and a model card; the weights replace older ones in one move."""
+def save_trained(model: SpeechLM, directory: Path, tensors: Optional[dict[str, torch.Tensor]] = None) -> None:
+    """Write trained tensors, configuration and a model card; the weights replace older ones in one move.
+
+    `tensors` are those of `whole(trained_tensors(model))`, where they have been gathered already.
+    """
     with disk_guard(directory):
         directory.mkdir(parents=True, exist_ok=True)
         partial = directory / f".{WEIGHTS}.partial"
         model.config.save_pretrained(directory)
         (directory / "README.md").write_text(model_card(model))
-        save_file({k: v.contiguous() for k, v in trained_tensors(model).items()}, partial, {"format": "pt"})
+        save_file(tensors if tensors is not None else whole(trained_tensors(model)), partial, {"format": "pt"})
         os.replace(partial, directory / WEIGHTS)  # last: a directory with weights is complete
 
 

@@ -11,7 +11,10 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import set_seed
+
+from depthup.model.checkpoint import whole
 
 TENSORS, REST = "training_state.safetensors", "training_state.json"
 
@@ -31,23 +34,32 @@ def rng_state() -> dict[str, Any]:
     return state
 
 
+def optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
+    """AdamW's tensors by name, gathered from all ranks where they are sharded; every rank must call it."""
+    state = optimizer.state_dict()["state"]
+    return whole(
+        {f"optimizer.{index}.{name}": value for index, values in state.items() for name, value in values.items()}
+    )
+
+
 def save_state(
-    directory: Path, optimizer: Any, scheduler: Any, rngs: Sequence[dict[str, Any]], extra: dict[str, Any]
+    directory: Path,
+    tensors: dict[str, torch.Tensor],
+    optimizer: Any,
+    scheduler: Any,
+    rngs: Sequence[dict[str, Any]],
+    extra: dict[str, Any],
 ) -> None:
-    """Write optimizer, schedule, each rank's `rng_state` and `extra` (JSON values) into `directory`."""
-    state = optimizer.state_dict()
-    tensors = {
-        f"optimizer.{index}.{name}": value for index, values in state["state"].items() for name, value in values.items()
-    }
+    """Write `optimizer_tensors`, schedule, each rank's `rng_state` and `extra` (JSON values) into `directory`."""
     for rank, rng in enumerate(rngs):
-        tensors |= {f"rng.{rank}.{device}": values for device, values in rng.items() if device != "rest"}
+        tensors = tensors | {f"rng.{rank}.{device}": values for device, values in rng.items() if device != "rest"}
     rest = {
-        "param_groups": state["param_groups"],
+        "param_groups": optimizer.state_dict()["param_groups"],
         "scheduler": scheduler.state_dict(),
         "rngs": [rng["rest"] for rng in rngs],
         **extra,
     }
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, directory / TENSORS)
+    save_file(tensors, directory / TENSORS)
     (directory / REST).write_text(json.dumps(rest))
 
 
@@ -59,10 +71,14 @@ def load_rest(directory: Path) -> dict[str, Any]:
 def load_state(directory: Path, optimizer: Any, scheduler: Any) -> dict[str, Any]:
     """Restore what `save_state` wrote, but for the generators; returns all of its JSON."""
     tensors, rest = load_file(directory / TENSORS), load_rest(directory)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
+            parameter = parameters[int(index)]
+            if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
             state.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
     scheduler.load_state_dict(rest["scheduler"])

@@ -28,7 +28,7 @@ from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
-from depthup.train.state import load_rest, load_rng, load_state, rng_state, save_state
+from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state
 
 PARTIAL = ".partial-"
 """Prefix of a checkpoint that is being written."""
@@ -204,26 +204,35 @@ class SpeechTrainer(Trainer):
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Rank 0 writes it beside its place and moves it there whole, so that a kill leaves none half written."""
+        model = self.accelerator.unwrap_model(self.model)
+        weights = checkpoint.whole(checkpoint.trained_tensors(model))
+        moments = optimizer_tensors(self.optimizer)
         rngs = gather_object([rng_state()])
         if self.args.should_save:
-            self._write_checkpoint(rngs)
+            self._write_checkpoint(model, weights, moments, rngs)
         self.accelerator.wait_for_everyone()
 
-    def _write_checkpoint(self, rngs: list[dict[str, Any]]) -> None:
+    def _write_checkpoint(
+        self,
+        model: SpeechLM,
+        weights: dict[str, torch.Tensor],
+        moments: dict[str, torch.Tensor],
+        rngs: list[dict[str, Any]],
+    ) -> None:
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         partial = run / f"{PARTIAL}{name}"
         shutil.rmtree(partial, ignore_errors=True)
         with checkpoint.disk_guard(partial):
-            checkpoint.save_trained(self.accelerator.unwrap_model(self.model), partial)
+            checkpoint.save_trained(model, partial, weights)
             self.processing_class.save_pretrained(partial)
-            save_state(partial, self.optimizer, self.lr_scheduler, rngs, self._counts())
+            save_state(partial, moments, self.optimizer, self.lr_scheduler, rngs, self._counts())
             self.state.save_to_json(str(partial / "trainer_state.json"))
         shutil.rmtree(run / name, ignore_errors=True)
         os.replace(partial, run / name)
         rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit, use_mtime=True)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Optional[nn.Module] = None) -> None:
-        checkpoint.load_trained(self.model, Path(resume_from_checkpoint))
+        """Nothing: the weights were loaded before the engine could wrap or shard the model."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:
