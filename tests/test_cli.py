@@ -202,3 +202,19 @@ def test_importing_depthup_imports_nothing_heavy():
 
 def test_defaults_are_a_valid_recipe():
     assert load_recipe() == Recipe()
+
+
+def test_a_training_plan_needs_no_weights(capsys):
+    words = ["plan", str(REPOSITORY / "recipes/smollm2-360m/e_branchformer.yaml"), "--gpus", "4", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["gpus"] == 4
+
+
+def test_compare_and_its_files(trained, capsys, tmp_path):
+    run = str(trained / "run")
+    assert main(["compare", run, "--output", str(tmp_path / "report")]) == 0
+    assert "depth_upscale" in capsys.readouterr().out
+    assert (tmp_path / "report" / "compare.html").is_file()
+    assert main(["compare", run, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["runs"][0]["trainable"] > 0
+    assert "no run" in fails(capsys, "compare", str(tmp_path))

@@ -7,7 +7,7 @@ import logging
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
 import yaml
@@ -29,6 +29,10 @@ from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import Plan
 from depthup.recipe import differences, dump_recipe, load_recipe
 from depthup.transcribe import transcribe_files
+
+if TYPE_CHECKING:
+    from depthup.planning.hardware import Device
+    from depthup.planning.planner import TrainingPlan
 
 log = logging.getLogger("depthup")
 RECIPE = "recipe.yaml"
@@ -189,3 +193,10 @@ def compare(runs: Sequence[Union[str, Path]], output: Union[str, Path, None] = N
     if output is not None:
         write_comparison(comparison, output)
     return comparison
+
+
+def plan_training(recipe: Union[Recipe, str, Path], device: Device, **kwargs: Any) -> TrainingPlan:
+    """What training will take: see `depthup.planning.planner.plan_training`."""
+    from depthup.planning.planner import plan_training as planned
+
+    return planned(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), device, **kwargs)

@@ -53,7 +53,7 @@ def device(name: str, tflops: Optional[float] = None, memory_gb: Optional[float]
 
 
 def matmul_tflops(size: int = 1024, repeats: int = 5) -> float:
-    """float32 TFLOP/s that this machine's CPU reaches now on square matrices, with torch's threads: the best of a few."""
+    """float32 TFLOP/s that this machine's CPU reaches now on square matrices with torch's threads; best of a few."""
     import torch
 
     matrix = torch.randn(size, size)

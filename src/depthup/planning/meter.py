@@ -118,7 +118,7 @@ class Meter(TorchDispatchMode):
             self.flops[part, phase] += count
             self.attention[phase] += count if operation in ATTENTION else 0
         for tensor in tree_leaves(out):
-            if isinstance(tensor, FakeTensor):
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point():  # masks added to scores among them
                 self._born(tensor)
         return out
 

@@ -20,7 +20,7 @@ from depthup.model.upscale import Plan
 from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.memory import Memory, Weights, memory_per_gpu
-from depthup.planning.stand_in import Batch, build, speech_batch, text_batch, without_contents
+from depthup.planning.stand_in import Batch, build, drop_contents, speech_batch, text_batch
 from depthup.planning.step import Step, measure
 
 SPEECH, CTC, TEXT = "speech", "CTC warm-up", "text replay"
@@ -162,7 +162,8 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     """A batch of each kind that training has, on `model`, whose weights are replaced by ones without contents."""
     frozen = torch.bfloat16 if mixed or recipe.dtype == "bfloat16" else torch.float32
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    without_contents(model, frozen, mode).train()
+    drop_contents(model, model.llm, frozen, mode)
+    model.train()
     settings = recipe.train
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -182,7 +183,7 @@ def _text_loss(recipe: Recipe, model: SpeechLM, dtype: torch.dtype, mode: FakeTe
         return lambda batch: model(**batch).loss
     with torch.device("meta"):
         teacher: nn.Module = AutoModelForCausalLM.from_config(model.config.make_base_config())
-    without_contents(teacher.requires_grad_(False), dtype, mode)
+    drop_contents(teacher.requires_grad_(False), teacher, dtype, mode)
 
     def distill(batch: Batch) -> torch.Tensor:
         inputs = {k: v for k, v in batch.items() if k != "labels"}

@@ -28,7 +28,7 @@ def print_training_plan(plan: TrainingPlan, console: Optional[Console] = None) -
 
 def _print_step(console: Console, kind: str, step: Step) -> None:
     phases = [phase for phase in (FORWARD, RECOMPUTE, BACKWARD) if any(phase in f for f in step.flops.values())]
-    audio = f"{step.audio_seconds:.0f} s of audio, {step.speech_tokens:,} speech and " if kind != "text replay" else ""
+    audio = f"{step.audio_seconds:.0f} s of audio, {step.speech_tokens:,} speech and " if step.audio_seconds else ""
     table = Table(title=f"A batch, {kind}: {audio}{step.text_tokens:,} text tokens", title_justify="left")
     table.add_column("GFLOP")
     for column in (*phases, "all", "kept activations"):
@@ -55,7 +55,7 @@ def _print_memory(console: Console, plan: TrainingPlan) -> None:
         ("layers gathered at a time" if sharded else "gradients between GPUs", memory.gathered),
         ("activations kept for the backward pass", memory.activations),
         ("  of which logits and loss", memory.logits),
-        ("in passing, at the fullest moment", memory.in_passing),
+        ("in passing" if memory.in_passing > 0 else "never all of these at once", memory.in_passing),
         ("assumed overhead", memory.overhead),
     ]
     table = Table(title=f"Memory of each GPU, sharding {plan.sharding}", show_header=False, title_justify="left")
@@ -75,7 +75,7 @@ def _print_memory(console: Console, plan: TrainingPlan) -> None:
 def _print_time(console: Console, plan: TrainingPlan) -> None:
     device = plan.device
     table = Table(title=f"Training on {plan.gpus} x {device.name}", show_header=False, title_justify="left")
-    epochs = "" if plan.epochs is None else f", {plan.epochs:.3g} epochs"
+    epochs = "" if plan.epochs is None else f" ({plan.epochs:.3g} x the corpus)"
     warm = f", after {plan.ctc_steps:,} of CTC warm-up" if plan.ctc_steps else ""
     heard = sum(plan.batches[kind] for kind in plan.batches if plan.steps_by_kind[kind].audio_seconds)
     rows = [

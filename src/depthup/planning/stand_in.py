@@ -28,27 +28,20 @@ def build(recipe: Recipe) -> SpeechLM:
         return SpeechLM.from_recipe(recipe, load_weights=False)
 
 
-def without_contents(model: SpeechLM, frozen: torch.dtype, mode: FakeTensorMode) -> SpeechLM:
-    """Replace the model's weights by fake ones on the CPU, in the formats they train in; the LLM's frozen in `frozen`."""
-    in_llm = {id(p) for p in model.llm.parameters() if not p.requires_grad}
+def drop_contents(module: nn.Module, llm: nn.Module, frozen: torch.dtype, mode: FakeTensorMode) -> None:
+    """Replace weights and buffers by fake ones on the CPU: frozen ones of `llm` in format `frozen`, others float32."""
+    stay = {id(p) for p in llm.parameters() if not p.requires_grad}
+    originals = [*module.parameters(), *module.buffers()]  # held, so that their ids stay theirs
     made: dict[int, torch.Tensor] = {}
-
-    def fake(tensor: torch.Tensor) -> torch.Tensor:
-        if id(tensor) not in made:
-            dtype = frozen if id(tensor) in in_llm else tensor.dtype
-            if isinstance(tensor, nn.Parameter) and id(tensor) not in in_llm:
-                dtype = torch.float32
-            with mode:
-                copy = torch.empty(tensor.shape, dtype=dtype, device="cpu")
-            trains = tensor.requires_grad
-            made[id(tensor)] = nn.Parameter(copy, trains) if isinstance(tensor, nn.Parameter) else copy
-        return made[id(tensor)]
-
-    originals = list(model.modules())
-    for module in originals:
-        for tensors in (module._parameters, module._buffers):
-            tensors.update({name: fake(tensor) for name, tensor in tensors.items() if tensor is not None})
-    return model
+    for tensor in originals:
+        is_weight = isinstance(tensor, nn.Parameter)
+        dtype = (frozen if id(tensor) in stay else torch.float32) if is_weight else tensor.dtype
+        with mode:
+            fake = torch.empty(tensor.shape, dtype=dtype, device="cpu")
+        made[id(tensor)] = nn.Parameter(fake, tensor.requires_grad) if is_weight else fake
+    for part in module.modules():
+        for tensors in (part._parameters, part._buffers):
+            tensors.update({name: made[id(tensor)] for name, tensor in tensors.items() if tensor is not None})
 
 
 def speech_batch(model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: bool) -> tuple[Batch, float]:

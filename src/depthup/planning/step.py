@@ -74,7 +74,7 @@ def measure(
     """Run `loss` and its backward pass on a model without contents.
 
     Args:
-        model: made by `without_contents`; what else `loss` uses must come from the same fake mode.
+        model: emptied by `drop_contents`; what else `loss` uses must come from the same fake mode.
         batch: real ids, lengths and masks; features on the meta device.
         autocast: compute in bfloat16, as training on a GPU does.
     """

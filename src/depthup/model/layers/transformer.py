@@ -45,6 +45,7 @@ class TransformerBlock(nn.Module):
         zero_(last_linear(self.layer.mlp))
 
     def forward(self, states: torch.Tensor, view: View) -> torch.Tensor:
+        self.layer.gradient_checkpointing = False  # the inserted layer around it recomputes already
         output = self.layer(
             states,
             attention_mask=view.attention_mask,
