@@ -31,12 +31,14 @@ def can_draft(model: Any) -> bool:
 
     Causal inserted layers keep inputs of convolutions, and sliding windows count positions: neither allows holes.
     """
+    if getattr(model, "ctc_head", None) is None:
+        return False
     config = model.generation_config
     plain = all(getattr(config, name, None) in (None, value) for name, value in PLAIN.items())
     plain = plain and not any(getattr(config, name, None) for name in CHANGES_LOGITS)
     holes = model.config.upscale is None or model.scope == "speech"
     sliding = any(DynamicCache(config=model.llm.config).is_sliding)
-    return model.ctc_head is not None and plain and holes and not sliding
+    return plain and holes and not sliding
 
 
 @torch.inference_mode()
