@@ -27,6 +27,8 @@ AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 """What counts as a recording in a folder; a file named outright may have any name."""
 MAX_SECONDS = 28.0
 """Longest piece of a recording that the model hears at once."""
+SURE = 0.95
+"""Mean probability of the bytes that the CTC head spells from which the LLM is asked to verify them."""
 FRAME_SECONDS = 0.02
 PAUSE_FRAMES = 15
 
@@ -89,7 +91,7 @@ def transcribe_batch(
             # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
             most = [limits[i] for i in batch]
             if drafts:
-                kept = decode(model, inputs, most, lambda *ctc: [processor.answer_ids(t) for t in spell(*ctc)]).tokens
+                kept = decode(model, inputs, most, lambda *ctc: _guesses(processor, *ctc)).tokens
             else:
                 ids = model.generate(**inputs, max_new_tokens=max(most), do_sample=False, num_beams=num_beams)
                 new = ids[:, inputs["input_ids"].shape[1] :].tolist()
@@ -98,6 +100,11 @@ def transcribe_batch(
             for i, text in zip(batch, decoded, strict=True):
                 texts[i] = text.strip()
     return texts
+
+
+def _guesses(processor: Any, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
+    """Tokens of what the CTC head spells, none where it is unsure: verifying a wrong guess costs time too."""
+    return [processor.answer_ids(text) if text else [] for text in spell(log_probs, lengths, SURE)]
 
 
 def batches_of_like_length(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
