@@ -91,8 +91,8 @@ def without_drafts(model, processor, audio, batch_seconds: float) -> list[str]:
     from depthup import transcribe
 
     kept = transcribe.decode
-    transcribe.decode = lambda model, inputs, limits, guess: decode.decode(
-        model, inputs, limits, lambda log_probs, lengths: [[] for _ in limits]
+    transcribe.decode = lambda model, inputs, limits, guess, word_starts: decode.decode(
+        model, inputs, limits, lambda log_probs, lengths: [[] for _ in limits], word_starts
     )
     try:
         return transcribe_batch(model, processor, audio, batch_seconds)

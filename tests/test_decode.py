@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+from tiny import VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
 from depthup.decode import can_draft, decode
 from depthup.model.ctc_head import spell
@@ -71,7 +71,7 @@ def test_any_guess_gives_the_greedy_answer(kind):
         expected = greedy(model, inputs, limits)
         ended += sum(len(answer) < limit for answer, limit in zip(expected, limits, strict=True))
         guesses = [corrupted(answer, i + seed // 8) for i, answer in enumerate(expected)]
-        assert decode(model, inputs, limits, lambda *_, guesses=guesses: guesses).tokens == expected
+        assert decode(model, inputs, limits, lambda *_, guesses=guesses: guesses, range(VOCAB)).tokens == expected
     assert ended > 4  # both ends of an answer occur: its own, and the limit
 
 
@@ -80,17 +80,27 @@ def test_good_guesses_save_passes():
     expected = greedy(model, inputs, limits)
     longest = max(map(len, expected))
     assert longest > 6
-    assert decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected]).passes <= 3
+    assert decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected], range(VOCAB)).passes <= 3
     one_wrong = [corrupted(answer, 1) for answer in expected]
-    assert decode(model, inputs, limits, lambda *_: one_wrong).passes <= 4
-    nothing = decode(model, inputs, limits, lambda *_: [[]] * 6)
+    assert decode(model, inputs, limits, lambda *_: one_wrong, range(VOCAB)).passes <= 4
+    nothing = decode(model, inputs, limits, lambda *_: [[]] * 6, range(VOCAB))
     assert nothing.tokens == expected and nothing.passes >= longest
+
+
+def test_a_misspelt_word_costs_one_pass():
+    model, inputs, limits = model_of("speech-layers"), batch_of(6, 3), [LIMIT] * 6
+    expected = greedy(model, inputs, limits)
+    used = {token for answer in expected for token in answer} | set(ENDS)
+    junk = [token for token in range(VOCAB) if token not in used][:3]  # pieces of a word that is none
+    guesses = [[*a[: len(a) // 2], *junk, *a[len(a) // 2 + 1 :], EOS] for a in expected]
+    found = decode(model, inputs, limits, lambda *_: guesses, used)
+    assert found.tokens == expected and found.passes <= 4
 
 
 def test_ctc_of_a_batch_is_that_of_each_clip_and_reaches_the_guess():
     model, inputs = model_of("speech-layers"), batch_of(4, 1)
     seen = []
-    decode(model, inputs, [2] * 4, lambda *ctc: seen.append(ctc) or [[]] * 4)
+    decode(model, inputs, [2] * 4, lambda *ctc: seen.append(ctc) or [[]] * 4, range(VOCAB))
     ((log_probs, lengths),) = seen
     for i in range(4):
         alone = inputs_of([row_of(i, 1)], "left")

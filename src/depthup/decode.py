@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,7 +42,13 @@ def can_draft(model: Any) -> bool:
 
 
 @torch.inference_mode()
-def decode(model: Any, inputs: dict[str, torch.Tensor], limits: Sequence[int], guess: Guess) -> Decoded:
+def decode(
+    model: Any,
+    inputs: dict[str, torch.Tensor],
+    limits: Sequence[int],
+    guess: Guess,
+    word_starts: Container[int],
+) -> Decoded:
     """What greedy `generate` gives, in as many passes as the worst guess of the batch has mistakes, and two.
 
     A pass runs the LLM over the tokens guessed next; those it would have chosen itself stay, then comes its own token,
@@ -52,6 +58,7 @@ def decode(model: Any, inputs: dict[str, torch.Tensor], limits: Sequence[int], g
     Args:
         inputs: of `processor.prompt_batch`, left-padded, with one audio piece in each row, on the model's device.
         limits: most tokens of each row.
+        word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
     """
     embeds, speech_ids = model.merge(inputs["input_ids"], inputs["input_features"], inputs["input_lengths"])
     mask = inputs["attention_mask"]
@@ -75,7 +82,7 @@ def decode(model: Any, inputs: dict[str, torch.Tensor], limits: Sequence[int], g
     next_position = positions[:, -1] + 1
     rows, passes = list(range(len(limits))), 1
     for row, token in enumerate(chosen):
-        guesses[row] = _realign(guesses[row], token)
+        guesses[row] = _realign(guesses[row], token, word_starts)
     while True:
         # The LLM's own token ends every pass; a row that is through leaves the batch.
         going = []
@@ -118,14 +125,21 @@ def decode(model: Any, inputs: dict[str, torch.Tensor], limits: Sequence[int], g
                 accepted = accepted[:same]
             tokens[row] += accepted
             chosen[i] = own[i][same]
-            guesses[row] = _realign(guesses[row][same:], chosen[i])
+            guesses[row] = _realign(guesses[row][same:], chosen[i], word_starts)
             right.append(same + 1)
         taken = torch.tensor(right, device=mask.device)
         mask = torch.cat([mask, (steps < taken[:, None]).to(mask.dtype)], dim=1)
         next_position = next_position + taken
 
 
-def _realign(rest: list[int], token: int) -> list[int]:
-    """What may follow the LLM's own `token` where the guess had `rest`: what it has behind that token, if near."""
+def _realign(rest: list[int], token: int, word_starts: Container[int]) -> list[int]:
+    """What may follow the LLM's own `token` where the guess had `rest`.
+
+    What the guess has behind that token, if it is near; else its next word, which is one further on where the token
+    begins a word of its own.
+    """
     near = rest[:LOOKAHEAD]
-    return rest[near.index(token) + 1 :] if token in near else rest[1:]
+    if token in near:
+        return rest[near.index(token) + 1 :]
+    later = range(1 if token in word_starts else 0, len(rest))
+    return rest[next((i for i in later if rest[i] in word_starts), len(rest)) :]

@@ -91,7 +91,7 @@ def transcribe_batch(
             # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
             most = [limits[i] for i in batch]
             if drafts:
-                kept = decode(model, inputs, most, lambda *ctc: _guesses(processor, *ctc)).tokens
+                kept = decode(model, inputs, most, lambda *ctc: _guesses(processor, *ctc), processor.word_starts).tokens
             else:
                 ids = model.generate(**inputs, max_new_tokens=max(most), do_sample=False, num_beams=num_beams)
                 new = ids[:, inputs["input_ids"].shape[1] :].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cached_property
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -15,6 +16,8 @@ from depthup.model.configuration import SpeechLMConfig
 from depthup.model.speech_encoder import FbankEncoder, WhisperEncoder, build_feature_extractor
 
 IGNORE = -100
+WORD_MARKS = "\u0120\u2581 "
+"""How tokenizers write the space before a word."""
 """Label of positions without loss."""
 
 FeatureTransform = Callable[[np.ndarray], np.ndarray]
@@ -167,6 +170,13 @@ class SpeechProcessor(ProcessorMixin):
     def answer_ids(self, text: str) -> list[int]:
         """A transcript as the LLM is taught to write it, with its end of sequence."""
         return self._encode(" " + text.strip(), first=False) + [self.tokenizer.eos_token_id]
+
+    @cached_property
+    def word_starts(self) -> frozenset[int]:
+        """Tokens that begin a word (as byte-level and SentencePiece tokenizers mark it), and the end of sequence."""
+        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
+        starts = {i for i, token in enumerate(tokens) if token and token[0] in WORD_MARKS}
+        return frozenset(starts | {self.tokenizer.eos_token_id})
 
     def prompt_batch(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
         """The recipe's prompt for each clip, left-padded, ready for `model.generate`."""
