@@ -15,18 +15,16 @@ import sys
 import time
 from statistics import median
 
-import numpy as np
 import torch
 
 from depthup.api import default_device
 from depthup.model.base import resolve_dtype
 from depthup.model.speech_lm import SpeechLM
+from depthup.planning.assumptions import Assumptions
+from depthup.planning.stand_in import speech_batch
 from depthup.recipe import load_recipe
 from depthup.sweep import METHODS, REPLAY
 from depthup.train.progress import peak_memory_gb
-
-WORDS_PER_SECOND, TOKENS_PER_WORD = 2.5, 1.3
-PROMPT_TOKENS = 8
 
 
 def main() -> int:
@@ -65,7 +63,10 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
         if not parameter.requires_grad:
             parameter.data = parameter.data.to(dtype)
     model.to(device).train()
-    batch = {key: value.to(device) for key, value in make_batch(model, options.seconds, options.clip).items()}
+    recipe.data.batch_seconds, recipe.data.max_batch_clips = options.seconds, sys.maxsize
+    planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=options.clip, padding=0.0), ctc=False)
+    planned["input_features"] = torch.randn(planned["input_features"].shape)
+    batch = {key: value.to(device) for key, value in planned.items()}
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     seconds = []
     for _ in range(options.steps + 1):
@@ -89,28 +90,6 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
         "tokens": batch["input_ids"].numel(),
         "peak_memory_gb": peak_memory_gb(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-    }
-
-
-def make_batch(model: SpeechLM, seconds: float, clip: float) -> dict[str, torch.Tensor]:
-    """Random log-mels and tokens of as many clips as fill `seconds`, with transcripts of a usual length."""
-    clips = max(1, round(seconds / clip))
-    mels = (model.config.encoder_config or {}).get("num_mel_bins") or model.config.encoder["num_mel_bins"]
-    features = torch.from_numpy(np.random.default_rng(0).standard_normal((clips, round(100 * clip), mels)))
-    lengths = torch.full((clips,), features.shape[1])
-    frames = -(-int(model.encoder.output_lengths(lengths[:1])) // model.config.frame_stack)
-    words = max(1, round(clip * WORDS_PER_SECOND * TOKENS_PER_WORD))
-    text = torch.randint(10, 1000, (clips, PROMPT_TOKENS + words))
-    speech = torch.full((clips, frames), model.config.audio_token_id)
-    ids = torch.cat([text[:, :2], speech, text[:, 2:]], dim=1)
-    labels = ids.clone()
-    labels[:, :-words] = -100
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "input_features": features.float(),
-        "input_lengths": lengths,
-        "labels": labels,
     }
 
 

@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from depthup.config import ReplayConfig
 from depthup.data.cuts import open_dataset
 from depthup.errors import UserError
+from depthup.model.processor import IGNORE
 
 # Tells the choices made here from those that augment a batch of the same number.
 STREAM = 7
-IGNORE = -100
 
 
 class TextReplay:
@@ -45,17 +46,25 @@ class TextReplay:
         rng.random()  # the one that decided
         count = self.config.batch_tokens // self.config.row_tokens
         ids = torch.from_numpy(self.rows[rng.integers(len(self.rows), size=count)].astype(np.int64))
-        labels = ids.clone()
-        labels[:, 0] = IGNORE  # nothing predicts it
-        return {
-            "input_ids": ids,
-            "attention_mask": torch.ones_like(ids),
-            "labels": labels,
-            "seconds": torch.tensor(0.0),
-        }
+        return {**text_batch(ids), "seconds": torch.tensor(0.0)}
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, STREAM])
+
+
+def text_batch(ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """input_ids [B, T] with attention_mask and labels, of which the first of each row is predicted by nothing."""
+    labels = ids.clone()
+    labels[:, 0] = IGNORE
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+
+
+def distillation(model: Any, base: Any, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Sum of KL(base || adapted) in nats over the tokens [B, T] of `inputs` that are predicted, B * (T - 1)."""
+    with torch.no_grad():
+        expected = base(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    log_p = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
+    return F.kl_div(log_p, expected, log_target=True, reduction="sum")
 
 
 def _tokens(config: ReplayConfig, tokenizer: Any) -> Iterator[int]:

@@ -8,19 +8,19 @@ from dataclasses import dataclass
 from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import AutoModelForCausalLM
 
 from depthup.config import Recipe
+from depthup.data.replay import distillation
 from depthup.errors import UserError
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import Plan
 from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.memory import Memory, Weights, memory_per_gpu
-from depthup.planning.stand_in import Batch, build, drop_contents, speech_batch, text_batch
+from depthup.planning.stand_in import build, drop_contents, replayed_batch, speech_batch
 from depthup.planning.step import Step, measure
 
 SPEECH, CTC, TEXT = "speech", "CTC warm-up", "text replay"
@@ -174,7 +174,7 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     if recipe.replay.text:
         if model.keeps_text:
             raise UserError(f"replay.text: text never meets what {recipe.method} trains here; drop it")
-        found[TEXT] = measure(model, text_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)
+        found[TEXT] = measure(model, replayed_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)
     return found
 
 
@@ -185,11 +185,4 @@ def _text_loss(recipe: Recipe, model: SpeechLM, dtype: torch.dtype, mode: FakeTe
         teacher: nn.Module = AutoModelForCausalLM.from_config(model.config.make_base_config())
     drop_contents(teacher.requires_grad_(False), teacher, dtype, mode)
 
-    def distill(batch: Batch) -> torch.Tensor:
-        inputs = {k: v for k, v in batch.items() if k != "labels"}
-        with torch.no_grad():
-            expected = teacher(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        log_p = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        return F.kl_div(log_p, expected, log_target=True, reduction="sum")
-
-    return distill
+    return lambda batch: distillation(model, teacher, {k: v for k, v in batch.items() if k != "labels"})

@@ -9,6 +9,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from depthup.config import Recipe
+from depthup.data.replay import text_batch
 from depthup.errors import UserError
 from depthup.model.processor import IGNORE
 from depthup.model.speech_encoder import MEL_FRAME_RATE, WaveformEncoder
@@ -82,13 +83,10 @@ def speech_batch(model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: boo
     return batch, float(lengths.sum()) / rate
 
 
-def text_batch(recipe: Recipe) -> Batch:
+def replayed_batch(recipe: Recipe) -> Batch:
     """A batch of replayed text, as `TextReplay` makes them."""
     replay = recipe.replay
-    ids = torch.ones(replay.batch_tokens // replay.row_tokens, replay.row_tokens, dtype=torch.long)
-    labels = ids.clone()
-    labels[:, 0] = IGNORE
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels}
+    return text_batch(torch.ones(replay.batch_tokens // replay.row_tokens, replay.row_tokens, dtype=torch.long))
 
 
 def mel_bins(model: SpeechLM) -> int:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Optional
 
 import torch
-import torch.nn.functional as F
 from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
@@ -19,7 +18,7 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from depthup.config import Recipe
 from depthup.data import BatchStream, load_cuts
-from depthup.data.replay import TextReplay
+from depthup.data.replay import TextReplay, distillation
 from depthup.errors import UserError
 from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
@@ -166,10 +165,7 @@ class SpeechTrainer(Trainer):
         if self.teacher is None:
             return model(**inputs, num_items_in_batch=num_items_in_batch).loss
         labels = inputs.pop("labels")
-        with torch.no_grad():
-            expected = self.teacher(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        log_p = model(**inputs, use_cache=False).logits[:, :-1].float().log_softmax(-1)
-        total = F.kl_div(log_p, expected, log_target=True, reduction="sum")
+        total = distillation(model, self.teacher, inputs)
         return total / (labels[:, 1:].numel() if num_items_in_batch is None else num_items_in_batch)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
