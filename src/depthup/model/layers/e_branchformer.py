@@ -14,6 +14,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
 from depthup.config import UpscaleConfig
+from depthup.model.layers.depthwise_conv import depthwise_conv
 from depthup.model.layers.inserted import View
 from depthup.model.layers.transformer import attend_freely, last_linear, zero_
 
@@ -217,4 +218,4 @@ class DepthwiseConv(nn.Module):
             x = view.cache_layer.extend(stream, x, past)
         else:
             x = F.pad(x, (0, 0, past, 0))
-        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return depthwise_conv(x, self.conv.weight, self.conv.bias)

@@ -1,0 +1,164 @@
+"""One E-Branchformer layer, forward and backward: ours against ESPnet's with the same weights, in turn, in one run.
+
+    python benchmarks/e_branchformer.py --espnet /tmp/espnet     # unpacked as tests/reference/make_espnet.py says
+
+The floor is the layer's matrix products alone, each as one call on tensors that are ready: what is left of a layer when
+norms, activations, convolutions, softmax and everything around them cost nothing. Numbers are medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from report import save
+from torch import nn
+from transformers import LlamaConfig
+
+from depthup.api import default_device
+from depthup.config import UpscaleConfig
+from depthup.model.layers.e_branchformer import EBranchformerBlock
+from depthup.model.layers.inserted import View
+
+WIDTH, HEADS, FEED_FORWARD, CGMLP, KERNEL = 576, 9, 1024, 1536, 31
+SHAPES = "1x50,1x2000,2x1500,8x100,8x400,32x50,32x200"
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--espnet", required=True, help="folder with ESPnet, typeguard and humanfriendly")
+    parser.add_argument("--shapes", default=SHAPES, help="clips x frames")
+    parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    sys.path.insert(0, options.espnet)
+    torch.manual_seed(0)
+    ours, theirs = our_layer(), espnet_layer()
+    ours.load_state_dict({**ours.state_dict(), **renamed(theirs.state_dict(), ours)})
+    ours, theirs = ours.to(default_device()), theirs.to(default_device())
+    print(f"{torch.get_num_threads()} threads, {default_device()}; ms forward + backward")
+    print("| clips x frames | ESPnet | ours | speed: forward | backward | both | floor | share of the floor's speed |")
+    print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
+    rows = []
+    for shape in options.shapes.split(","):
+        clips, frames = map(int, shape.split("x"))
+        rows.append({"shape": shape, **measure(ours, theirs, clips, frames, options.repeat)})
+        print(line(rows[-1]), flush=True)
+    save(options.json, rows)
+
+
+def line(row: dict) -> str:
+    (f_theirs, b_theirs), (f_ours, b_ours) = row["espnet"], row["ours"]
+    both, floor = f_ours + b_ours, sum(row["floor"])
+    return (
+        f"| {row['shape']} | {f_theirs:.1f} + {b_theirs:.1f} | {f_ours:.1f} + {b_ours:.1f} | {f_theirs / f_ours:.2f} "
+        f"| {b_theirs / b_ours:.2f} | {(f_theirs + b_theirs) / both:.2f} | {floor:.1f} | {floor / both:.0%} |"
+    )
+
+
+def measure(ours: EBranchformerBlock, theirs: nn.Module, clips: int, frames: int, repeat: int) -> dict:
+    """Median milliseconds (forward, backward) of both layers and of the floor."""
+    device = default_device()
+    x = torch.randn(clips, frames, WIDTH, device=device)
+    mask = torch.ones(clips, 1, frames, dtype=torch.bool, device=device)
+    view = View(mask[:, 0], None, torch.arange(frames, device=device).expand(clips, -1), None, causal=False)
+    with torch.no_grad():
+        torch.testing.assert_close(ours.encode(x, view), theirs(x, mask)[0], rtol=1e-4, atol=1e-4)
+    products = matrix_products(clips, frames)
+    ways: dict[str, Callable[[], tuple[float, float]]] = {
+        "espnet": lambda: timed(lambda given: theirs(given, mask)[0], x),
+        "ours": lambda: timed(lambda given: ours.encode(given, view), x),
+        "floor": lambda: floor(products),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    for _ in range(repeat):
+        for name, way in ways.items():
+            found[name].append(way())
+    return {name: tuple(median(part) for part in zip(*times[1:], strict=True)) for name, times in found.items()}
+
+
+def timed(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tuple[float, float]:
+    given = x.clone().requires_grad_()
+    began = now()
+    output = layer(given)
+    between = now()
+    output.backward(x)
+    return (between - began) * 1e3, (now() - between) * 1e3
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_products(clips: int, frames: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """The factors of every product of a forward pass: eleven linears, and the two of attention."""
+    rows = clips * frames
+    linears = [(WIDTH, FEED_FORWARD), (FEED_FORWARD, WIDTH)] * 2 + [(WIDTH, WIDTH)] * 4
+    linears += [(WIDTH, CGMLP), (CGMLP // 2, WIDTH), (2 * WIDTH, WIDTH)]
+    heads, size = clips * HEADS, WIDTH // HEADS
+    shapes = [((rows, into), (into, out)) for into, out in linears]
+    shapes += [((heads, frames, size), (heads, size, frames)), ((heads, frames, frames), (heads, frames, size))]
+    device = default_device()
+    return [(torch.randn(left, device=device), torch.randn(right, device=device)) for left, right in shapes]
+
+
+def floor(products: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
+    began = now()
+    outputs = [left @ right for left, right in products]
+    between = now()
+    for output, (left, right) in zip(outputs, products, strict=True):
+        output @ right.mT
+        left.mT @ output
+    return (between - began) * 1e3, (now() - between) * 1e3
+
+
+def our_layer() -> EBranchformerBlock:
+    config = LlamaConfig(hidden_size=WIDTH, num_attention_heads=HEADS, attn_implementation="sdpa")
+    upscale = UpscaleConfig(
+        style="espnet", feed_forward_width=FEED_FORWARD, cgmlp_width=CGMLP, kernel_size=KERNEL, num_heads=HEADS
+    )
+    return EBranchformerBlock(upscale, config, layer_idx=0)
+
+
+def espnet_layer() -> nn.Module:
+    with contextlib.redirect_stdout(io.StringIO()):  # it tells of optional packages
+        layer = importlib.import_module("espnet2.asr.encoder.e_branchformer_encoder")
+    cgmlp = importlib.import_module("espnet2.asr.layers.cgmlp")
+    parts = importlib.import_module("espnet.nets.pytorch_backend.transformer.positionwise_feed_forward")
+    attention = importlib.import_module("espnet.nets.pytorch_backend.transformer.attention")
+    activation = importlib.import_module("espnet.nets.pytorch_backend.nets_utils").get_activation("swish")
+    return layer.EBranchformerEncoderLayer(
+        size=WIDTH,
+        attn=attention.MultiHeadedAttention(HEADS, WIDTH, 0.0),
+        cgmlp=cgmlp.ConvolutionalGatingMLP(WIDTH, CGMLP, KERNEL, 0.0, False, "identity"),
+        feed_forward=parts.PositionwiseFeedForward(WIDTH, FEED_FORWARD, 0.0, activation),
+        feed_forward_macaron=parts.PositionwiseFeedForward(WIDTH, FEED_FORWARD, 0.0, activation),
+        dropout_rate=0.0,
+        merge_conv_kernel=KERNEL,
+    )
+
+
+def renamed(theirs: dict[str, torch.Tensor], ours: nn.Module) -> dict[str, torch.Tensor]:
+    """ESPnet's weights under our names."""
+    names = importlib.import_module("test_e_branchformer").NAMES
+    found = {}
+    for name in ours.state_dict():
+        module, kind = name.rsplit(".", 1)
+        if (source := f"{names.get(module, module)}.{kind}") in theirs:
+            found[name] = theirs[source]
+    return found
+
+
+if __name__ == "__main__":
+    main()
