@@ -3,8 +3,9 @@
     python benchmarks/training.py recipes/prompts.yaml --methods lora,full,e_branchformer-speech --steps 6
 
 The neighbour is the same model with the same weights training, but with clips in random order, padded to the longest of
-their batch, and logits at every position, as the Hugging Face Trainer with a usual collator does. Both see the same
-number of clips per batch. Speech seconds per second is what counts; padding is no speech.
+their batch, and logits at every position, as the Hugging Face Trainer (with PEFT for LoRA) and a usual collator do. It
+gets as many clips per batch as ours has on average. Speech seconds per second is what counts; padding is no speech.
+CTC is off: neighbours have none. The matrix rate is that of products of the machine's favourite size, measured first.
 """
 
 from __future__ import annotations
@@ -16,13 +17,19 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
+from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from report import save
+from torch.utils.flop_counter import FlopCounterMode
 
 from depthup.api import default_device
 from depthup.data import BatchStream, load_cuts, read_audio
+from depthup.model.base import resolve_dtype
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
@@ -31,6 +38,11 @@ from depthup.train.progress import peak_memory_gb
 
 DEFAULT = "full,lora,transformer-all,transformer-speech,e_branchformer-all,e_branchformer-speech"
 
+COLUMNS = (
+    *("ours, s audio/s", "neighbour", "ratio", "ours, tokens/s", "neighbour", "padding, ours", "neighbour"),
+    *("peak GB, ours", "neighbour", "share of matrix rate, ours"),
+)
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -38,61 +50,97 @@ def main() -> int:
     parser.add_argument("--methods", default=DEFAULT)
     parser.add_argument("--steps", type=int, default=6, help="steps of each way")
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
     options, overrides = parser.parse_known_args()
     if options.one:
         print(json.dumps(measure(options.recipe, options.methods, options.steps, overrides)))
         return 0
-    print("| method | ours, s audio/s | neighbour, s audio/s | ratio | tokens/s | tokens/s | ratio | peak GB, ours |")
-    print("|---|---:|---:|---:|---:|---:|---:|---:|")
-    failed = 0
+    print(f"| method | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}", flush=True)
+    rows, failed = [], 0
     for method in options.methods.split(","):
         words = [sys.executable, __file__, options.recipe, "--one", "--methods", method, "--steps", str(options.steps)]
         result = subprocess.run([*words, *overrides], stdout=subprocess.PIPE, text=True, check=False)
         failed += result.returncode != 0
         if not result.returncode:
-            print(row(json.loads(result.stdout.strip().splitlines()[-1])), flush=True)
+            rows.append(json.loads(result.stdout.strip().splitlines()[-1]))
+            print(line(rows[-1]), flush=True)
+    save(options.json, rows)
     return 1 if failed else 0
 
 
-def row(found: dict) -> str:
+def line(found: dict) -> str:
     ours, other = found["ours"], found["neighbour"]
-    cells = []
-    for what in ("audio", "tokens"):
-        mine, theirs = ours[what] / ours["seconds"], other[what] / other["seconds"]
-        cells += [f"{mine:.2f}", f"{theirs:.2f}", f"{mine / theirs:.2f}"]
-    return f"| {found['method']} | {' | '.join(cells)} | {found['peak_memory_gb']:.1f} |"
+    mine, theirs = (way["audio"] / way["seconds"] for way in (ours, other))
+    cells = [f"{mine:.2f}", f"{theirs:.2f}", f"{mine / theirs:.2f}"]
+    cells += [f"{way['tokens'] / way['seconds']:.0f}" for way in (ours, other)]
+    cells += [f"{1 - way['tokens'] / way['positions']:.0%}" for way in (ours, other)]
+    cells += [f"{way['peak_memory_gb']:.1f}" for way in (ours, other)]
+    return f"| {found['method']} | {' | '.join(cells)} | {ours['flops'] / ours['seconds'] / found['matrix_rate']:.0%} |"
 
 
-def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict:
-    """Seconds, seconds of audio and real tokens of `steps` steps of each way, taken in turn."""
-    recipe = load_recipe(path, [*overrides, *METHODS[method]])
+def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict[str, Any]:
+    """What `steps` steps of each way took, handled and computed, taken in turn after a warm-up."""
+    off = ["--train.ctc_weight=0", "--train.ctc_warmup_steps=0", "--train.ctc_after=null"]
+    recipe = load_recipe(path, [*overrides, *METHODS[method], *off])
     torch.manual_seed(recipe.seed)
-    model = SpeechLM.from_recipe(recipe).to(default_device()).train()
+    device, dtype = default_device(), resolve_dtype(recipe.dtype)
+    rate = matrix_rate(device, dtype)
+    model = SpeechLM.from_recipe(recipe).to(device).train()
     processor = SpeechProcessor.build(model.config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     cuts = load_cuts(recipe.data.train, recipe.data)
-    ours = iter(BatchStream(cuts, processor, recipe.data, recipe.augment, recipe.seed))
-    neighbour = random_batches(list(cuts), processor, recipe.data.max_batch_clips)
-    told = {name: {"seconds": 0.0, "audio": 0.0, "tokens": 0} for name in ("ours", "neighbour")}
-    peak = 0.0
-    for step, (mine, theirs) in enumerate(islice(zip(ours, neighbour, strict=False), steps + 1)):
-        for name, batch in (("ours", mine), ("neighbour", theirs)):
+    ours = list(islice(BatchStream(cuts, processor, recipe.data, recipe.augment, recipe.seed), steps))
+    clips = round(sum(len(batch["labels"]) for batch in ours) / len(ours))
+    ways: dict[str, Any] = {
+        "ours": (lambda batch: model(**batch).loss, ours),
+        "neighbour": (
+            lambda batch: loss_everywhere(model, batch),
+            list(islice(random_batches(list(cuts), processor, clips), steps)),
+        ),
+    }
+    told: dict[str, dict[str, float]] = {name: {} for name in ways}
+    for step in range(-1, steps):
+        for name, (loss_of, batches) in ways.items():
+            batch = {key: value.to(device) for key, value in batches[max(step, 0)].items() if "ctc" not in key}
             audio = float(batch.pop("seconds"))
-            batch = {k: v.to(model.device) for k, v in batch.items() if not k.startswith("ctc")}
-            began = time.perf_counter()
-            loss = model(**batch).loss if name == "ours" else loss_everywhere(model, batch)
-            loss.backward()
-            optimizer.step()
-            optimizer.zero_grad()
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
-            if step == 0:  # a warm-up, and ours comes first: its peak is its own
-                peak = peak or peak_memory_gb()
+            counter = FlopCounterMode(display=False)
+            with counter if step < 0 else nullcontext():
+                began = now()
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    loss = loss_of(batch)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad()
+                seconds = now() - began
+            mask = batch["attention_mask"]
+            if step < 0:  # warm-up, of ours first, so that each has its own peak
+                told[name]["flops_per_position"] = counter.get_total_flops() / mask.numel()
+                told[name]["peak_memory_gb"] = peak_memory_gb()
                 continue
-            told[name]["seconds"] += time.perf_counter() - began
-            told[name]["audio"] += audio
-            told[name]["tokens"] += int(batch["attention_mask"].sum())
-    return {"method": method, **told, "peak_memory_gb": peak}
+            handled = {"seconds": seconds, "audio": audio, "tokens": int(mask.sum()), "positions": mask.numel()}
+            for what, value in handled.items():
+                told[name][what] = told[name].get(what, 0.0) + value
+    for way in told.values():
+        way["flops"] = way["flops_per_position"] * way["positions"]
+    return {"method": method, **told, "matrix_rate": rate}
+
+
+def now() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 4096, repeat: int = 5) -> float:
+    """Operations a second of large matrix products."""
+    size = size if device.type == "cuda" else size // 2
+    left, right = torch.randn(2, size, size, device=device, dtype=dtype).unbind()
+    seconds = []
+    for _ in range(repeat):
+        began = now()
+        left @ right
+        seconds.append(now() - began)
+    return 2 * size**3 / min(seconds)
 
 
 def random_batches(cuts: list, processor: SpeechProcessor, clips: int) -> Iterator[dict[str, torch.Tensor]]:
@@ -109,7 +157,8 @@ def random_batches(cuts: list, processor: SpeechProcessor, clips: int) -> Iterat
 
 def loss_everywhere(model: SpeechLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Logits at all positions first, then the loss over all of them with -100 ignored."""
-    labels = batch.pop("labels")
+    labels = batch["labels"]
+    batch = {key: value for key, value in batch.items() if key != "labels"}
     logits = model(**batch, use_cache=False).logits
     return F.cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
 
