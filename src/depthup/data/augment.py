@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import soxr
@@ -63,11 +64,13 @@ class Augmenter:
     def _tilt(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Filters by a parabola over octaves: 0 dB in the middle, up to ±tilt_db at either end."""
         low, high = rng.uniform(-self.config.tilt_db, self.config.tilt_db, size=2)
-        frequencies = np.fft.rfftfreq(len(samples), 1 / self.sampling_rate).clip(min=LOWEST_TILT)
         octaves = math.log2(self.sampling_rate / 2 / LOWEST_TILT)
-        x = 2 * np.log2(frequencies / LOWEST_TILT) / octaves - 1
-        gain_db = low * x * (x - 1) / 2 + high * x * (x + 1) / 2
-        return np.fft.irfft(np.fft.rfft(samples) * 10 ** (gain_db / 20), len(samples))
+
+        def gain(frequencies: np.ndarray) -> np.ndarray:
+            x = 2 * np.log2((frequencies * self.sampling_rate).clip(min=LOWEST_TILT) / LOWEST_TILT) / octaves - 1
+            return 10 ** ((low * x * (x - 1) / 2 + high * x * (x + 1) / 2) / 20)
+
+        return _filtered(samples, gain)
 
     def _add_noise(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         noise = self._recorded_noise(len(samples), rng) if self.noises else _coloured_noise(len(samples), rng)
@@ -89,8 +92,17 @@ class Augmenter:
 
 def _coloured_noise(length: int, rng: np.random.Generator) -> np.ndarray:
     """Noise of a random colour between white (power even over frequency) and pink (power 1 / frequency)."""
-    frequencies = np.fft.rfftfreq(length).clip(min=1 / length)
-    return np.fft.irfft(np.fft.rfft(rng.standard_normal(length)) * frequencies ** (-rng.random() / 2), length)
+    noise, slope = rng.standard_normal(length, dtype=np.float32), rng.random() / 2
+    return _filtered(noise, lambda frequencies: frequencies.clip(min=1 / length) ** -slope)
+
+
+def _filtered(samples: np.ndarray, gain: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Samples with each frequency, in cycles per sample, multiplied by its gain."""
+    # A transform whose length has large prime factors takes ten times as long.
+    power = 1 << (len(samples) - 1).bit_length()
+    length = min(n for n in (power * 5 // 8, power * 3 // 4, power) if n >= len(samples))
+    gains = gain(np.fft.rfftfreq(length)).astype(np.float32)
+    return np.fft.irfft(np.fft.rfft(samples, length) * gains, length)[: len(samples)]
 
 
 def _uniform(bounds: list[float], rng: np.random.Generator) -> float:
