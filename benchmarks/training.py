@@ -87,7 +87,7 @@ def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict[st
     rate = matrix_rate(device, dtype)
     model = SpeechLM.from_recipe(recipe).to(device).train()
     processor = SpeechProcessor.build(model.config)
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
     cuts = load_cuts(recipe.data.train, recipe.data)
     ours = list(islice(BatchStream(cuts, processor, recipe.data, recipe.augment, recipe.seed), steps))
     clips = round(sum(len(batch["labels"]) for batch in ours) / len(ours))
