@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test test-fast check claims clean
+.PHONY: install quickstart test test-fast check claims bench clean
 
 install: $(STAMP)
 
@@ -33,6 +33,18 @@ check: $(STAMP)
 # The paper's comparison on spoken digits with every method: hours on 2 cores; the same command goes on.
 claims: $(STAMP)
 	$(BIN)/python benchmarks/claims.py digits --speech ../shared/speech --text-data ../shared/text --jobs 2
+
+# The tables of docs/performance.md, as JSON in runs/bench too; alone on the machine. ESPnet unpacked: ESPNET=folder.
+SPEECH ?= ../shared/speech
+bench: $(STAMP) quickstart/run
+	$(BIN)/python benchmarks/training.py recipes/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl --json runs/bench/training.json
+	$(BIN)/python benchmarks/e_branchformer.py $(if $(ESPNET),--espnet $(ESPNET)) --json runs/bench/e_branchformer.json
+	$(BIN)/python benchmarks/decoding.py quickstart/run quickstart/corpus/test.jsonl --limit 48 --json runs/bench/decoding.json
+	$(BIN)/python benchmarks/loading.py recipes/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl --json runs/bench/loading.json
+	$(BIN)/python benchmarks/startup.py quickstart/run quickstart/corpus/test.jsonl --json runs/bench/startup.json
+
+quickstart/run:
+	$(BIN)/depthup quickstart
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache

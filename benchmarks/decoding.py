@@ -4,7 +4,7 @@
 
 Compares `generate` clip by clip, `generate` on batches in the order of the manifest, and depthup's batches of like
 length, with and without drafts of the CTC head; says whether all gave the same text; and times one decoding step with
-inserted layers against the bare base's.
+inserted layers against the bare base's. A step's floor is the time to read every weight of the base once.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ import json
 import time
 from collections.abc import Callable
 from itertools import islice
+from pathlib import Path
 from statistics import median
 
 import torch
+from report import save
 
 from depthup import api, decode
 from depthup.config import DataConfig
@@ -31,6 +33,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, default=100, help="clips")
     parser.add_argument("--batch", type=int, default=16, help="clips in a batch of plain `generate`")
     parser.add_argument("--batch-seconds", type=float, default=60.0, help="seconds of audio in a batch of ours")
+    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     model, processor = api.load(options.checkpoint)
     cuts = list(islice(load_cuts(options.manifest, DataConfig()), options.limit))
@@ -59,7 +62,9 @@ def main() -> None:
         print(f"{told}| {slowest / row['seconds']:.2f} x |")
     first = next(iter(texts.values()))
     differ = {name: sum(a != b for a, b in zip(first, found, strict=True)) for name, found in texts.items()}
-    print(json.dumps({"audio_seconds": seconds, "clips": len(audio), "texts_that_differ": differ, "step": step}))
+    told = {"audio_seconds": seconds, "clips": len(audio), "texts_that_differ": differ, "step": step}
+    print(json.dumps(told))
+    save(options.json, [*rows, told])
 
 
 class Passes:
@@ -119,7 +124,19 @@ def step_cost(model, processor, clip, steps: int = 30) -> dict[str, float]:
                 torch.cuda.synchronize()
             times[one].append(time.perf_counter() - began)
     adapted, bare = (median(found[5:]) for found in times.values())
-    return {"adapted": adapted, "base": bare, "ratio": adapted / bare}
+    weights = sum(p.numel() * p.element_size() for p in base.parameters())
+    return {"adapted": adapted, "base": bare, "ratio": adapted / bare, "floor": weights / read_rate(model.device)}
+
+
+def read_rate(device: torch.device) -> float:
+    """Bytes a second of reading memory once: what one step must do with every weight."""
+    values = torch.ones(2**28, device=device)
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        float(values.sum())
+        seconds.append(time.perf_counter() - began)
+    return values.numel() * values.element_size() / min(seconds)
 
 
 if __name__ == "__main__":
