@@ -146,11 +146,14 @@ class SpeechTrainer(Trainer):
         num_items_in_batch: Optional[torch.Tensor] = None,
     ) -> Any:
         self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
-        # Losses are sums over labels divided by the labels of all ranks, while DDP averages over ranks.
-        scale = self.args.world_size
-        if "input_features" not in inputs:
-            loss = telling(scale * self._text_loss(model, inputs, num_items_in_batch))
-            return (loss, {}) if return_outputs else loss
+        part = self._speech_loss if "input_features" in inputs else self._text_loss
+        loss = telling(part(model, inputs, num_items_in_batch))
+        return (loss, {}) if return_outputs else loss
+
+    def _speech_loss(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """A sum over labels, divided by the labels of all ranks; times the ranks, since DDP averages over them."""
         settings = self.recipe.train
         ctc_only = self.state.global_step < settings.ctc_warmup_steps
         accumulation = self.args.gradient_accumulation_steps
@@ -159,17 +162,16 @@ class SpeechTrainer(Trainer):
         outputs = model(
             **inputs, ctc_weight=settings.ctc_weight, ctc_only=ctc_only, num_items_in_batch=num_items_in_batch
         )
-        loss = telling(outputs.loss / accumulation if ctc_only else scale * outputs.loss)
-        return (loss, outputs) if return_outputs else loss
+        return outputs.loss / accumulation if ctc_only else self.args.world_size * outputs.loss
 
     def _text_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Optional[torch.Tensor]
     ) -> torch.Tensor:
-        """Of a replayed batch of text: the LM loss, or KL(base || adapted), in nats per token."""
+        """The same of a replayed batch of text: the LM loss, or KL(base || adapted), in nats per token."""
         if self.teacher is None:
-            return model(**inputs, num_items_in_batch=num_items_in_batch).loss
+            return self.args.world_size * model(**inputs, num_items_in_batch=num_items_in_batch).loss
         labels = inputs.pop("labels")
-        total = distillation(model, self.teacher, inputs)
+        total = self.args.world_size * distillation(model, self.teacher, inputs)
         return total / (labels[:, 1:].numel() if num_items_in_batch is None else num_items_in_batch)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
