@@ -154,9 +154,9 @@ def accuracy(model: Any, tokenizer: Any, task: Any, limit: int | None = None, ba
     from lm_eval.models.huggingface import HFLM
 
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    lm = HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
-    # Its simple_evaluate would also reseed all generators, and ask git, pip and the hub about this machine.
     with _calm():
+        lm = HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
+        # Its simple_evaluate would also reseed all generators, and ask git, pip and the hub about this machine.
         results = evaluate(lm, {"tasks": {task.task_name: task}}, limit=limit, bootstrap_iters=0)
     samples = results["samples"][task.task_name]
     right = [sample[METRIC] for sample in samples]
