@@ -207,6 +207,7 @@ class SpeechTrainer(Trainer):
         if self.recipe.data.validation and not any("eval_loss" in h and h["step"] == step for h in history):
             self.log({"eval_loss": self._validate(validation_loss)})
         if self.is_world_process_zero():
+            self._remove_old()  # where a kill kept the last checkpoint from doing so
             self.record.write(self, Path(self.args.output_dir))
 
     def _validate(self, measure: Callable[..., Any]) -> Any:
@@ -241,7 +242,10 @@ class SpeechTrainer(Trainer):
             self.processing_class.save_pretrained(partial)
             save_state(partial, moments, self.optimizer, self.lr_scheduler, rngs, self._counts())
             self.state.save_to_json(str(partial / STATE))
-        for old in checkpoints(run)[: -self.recipe.train.save_total_limit]:
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        for old in checkpoints(Path(self.args.output_dir))[: -self.recipe.train.save_total_limit]:
             files.remove(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Optional[nn.Module] = None) -> None:
