@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import gzip
 import json
 import os
 import re
 import signal
 import tarfile
 from collections import Counter
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 import soundfile
@@ -162,6 +164,23 @@ def test_killed_at_any_moment_it_goes_on_and_ends_as_if_never_killed(tmp_path, c
     assert attempts > 10 and contents(torn) == expected
 
 
+def make_and_die(number: int, source: str, output: Path) -> None:
+    faults.at_change(number, output, faults.die)
+    make_shards(source, output, shard_clips=5)
+
+
+def test_killed_before_any_change_of_a_file_it_ends_the_same(tmp_path, clips):
+    make_shards(clips, tmp_path / "whole", shard_clips=5)
+    expected = contents(tmp_path / "whole")
+    for number in count(1):
+        output = tmp_path / str(number)
+        if faults.ended(faults.start(make_and_die, number, clips, output)) == 0:
+            break
+        make_shards(clips, output, shard_clips=5)
+        assert contents(output) == expected
+    assert number > 20
+
+
 def test_processes_change_nothing(tmp_path, clips):
     make_shards(clips, tmp_path / "alone", shard_clips=3)
     make_shards(clips, tmp_path / "two", shard_clips=3, num_workers=2)
@@ -278,21 +297,25 @@ def damage(path: Path, kind: str) -> None:
     if kind == "cut short":
         path.write_bytes(content[: len(content) // 2])
     elif kind == "flipped":
-        path.write_bytes(content[:700] + bytes([content[700] ^ 1]) + content[701:])
-    elif kind == "ends between clips":
+        at = min(700, len(content) // 2)
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    elif kind == "ends between clips" and path.suffix == ".tar":
         with tarfile.open(path) as tar:
             path.write_bytes(content[: tar.getmembers()[2].offset])
+    elif kind == "ends between clips":
+        path.write_bytes(gzip.compress(b"".join(gzip.decompress(content).splitlines(keepends=True)[:-1])))
     else:
         path.unlink()
 
 
 @pytest.mark.parametrize("kind", ["cut short", "flipped", "ends between clips", "missing"])
-def test_verify_names_what_is_damaged(tmp_path, clips, kind):
+@pytest.mark.parametrize("file", ["recording.000002.tar", "cuts.000002.jsonl.gz"])
+def test_verify_names_what_is_damaged(tmp_path, clips, file, kind):
     make_shards(clips, tmp_path / "out", shard_clips=3)
     assert verify_shards(tmp_path / "out") == []
-    damage(tmp_path / "out" / "shards" / "recording.000002.tar", kind)
+    damage(tmp_path / "out" / "shards" / file, kind)
     (line,) = verify_shards(tmp_path / "out")
-    assert "shards/recording.000002.tar" in line
+    assert f"shards/{file}" in line
 
 
 @pytest.mark.parametrize(
@@ -302,6 +325,8 @@ def test_verify_names_what_is_damaged(tmp_path, clips, kind):
         ("recording.000001.tar", "ends between clips", {3}),
         ("recording.000001.tar", "missing", set()),
         ("cuts.000001.jsonl.gz", "cut short", set()),
+        ("cuts.000001.jsonl.gz", "flipped", set()),
+        ("cuts.000001.jsonl.gz", "ends between clips", {3}),
         ("cuts.000001.jsonl.gz", "missing", set()),
     ],
 )

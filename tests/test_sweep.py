@@ -88,6 +88,7 @@ def test_a_rate_that_diverges_is_passed_over_and_a_failure_stops_only_its_method
             raise depthup.UserError("loss is not a number at step 1")
         run.mkdir(parents=True)
         (run / "training.json").write_text(json.dumps({"history": [{"eval_loss": 1 / rate}]}))
+        (run / "model.safetensors").touch()
 
     monkeypatch.setattr(Sweep, "_train", train)
     sweep = sweep_of(recipe, methods=["lora", "full"], rates=(1e-3, 1e-2))

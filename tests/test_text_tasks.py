@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 from small_run import save_base
 from tiny import shake, tiny_speech_lm
+from tokenizers import normalizers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depthup.config import Recipe, UpscaleConfig
@@ -217,7 +218,7 @@ def test_a_limit_takes_the_first_questions(tmp_path, base, tokenizer):
 
 
 def test_the_score_of_a_base_is_kept(tmp_path, kept, base, tokenizer):
-    """And is not used for other questions, another limit or another base."""
+    """And is not used for other questions, another limit, another tokenizer or another base."""
     folder = write(tmp_path / "data", "openbook_qa", questions())
     model = shake(tiny_speech_lm(base, scope="all"))
     first = run(model, tokenizer, base, folder)
@@ -225,6 +226,10 @@ def test_the_score_of_a_base_is_kept(tmp_path, kept, base, tokenizer):
     assert text_tasks(model, tokenizer, unneeded, ["openbookqa"], folder) == first
     with pytest.raises(AssertionError, match="was loaded"):
         text_tasks(model, tokenizer, unneeded, ["openbookqa"], folder, limit=5)
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.normalizer = normalizers.Replace("a", "b")
+    with pytest.raises(AssertionError, match="was loaded"):
+        text_tasks(model, other, unneeded, ["openbookqa"], folder)
     model.config.base_hash = "another"
     with pytest.raises(AssertionError, match="was loaded"):
         text_tasks(model, tokenizer, unneeded, ["openbookqa"], folder)

@@ -145,7 +145,7 @@ def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
 
     recipe = save_recipe(tmp_path)
     monkeypatch.setattr(SpeechLM, "_label_loss", lambda self, hidden, *_: hidden.sum() * float("nan"))
-    with pytest.raises(depthup.UserError, match="not a number at step 5"):
+    with pytest.raises(depthup.UserError, match="not a number at step 1"):
         train(recipe)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -15,7 +14,9 @@ from accelerate import PartialState
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
+from depthup import files
 from depthup.config import DataConfig, Recipe
+from depthup.data.replay import refuse_idle
 from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
 from depthup.errors import UserError
@@ -27,7 +28,7 @@ from depthup.model import checkpoint
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import Plan
-from depthup.recipe import differences, dump_recipe, load_recipe
+from depthup.recipe import RECIPE, differences, dump_recipe, load_recipe
 from depthup.transcribe import transcribe_files
 
 if TYPE_CHECKING:
@@ -35,10 +36,9 @@ if TYPE_CHECKING:
     from depthup.planning.planner import TrainingPlan
 
 log = logging.getLogger("depthup")
-RECIPE = "recipe.yaml"
 RESUMABLE = (
     *("output_dir", "data.num_workers", "train.gradient_accumulation_steps"),
-    *("train.logging_steps", "train.eval_", "train.save_", "train.report_to"),
+    *("train.logging_steps", "train.eval_", "train.save_", "train.report_to", "train.on_nan"),
 )
 """Keys that may change between a run and its resumption."""
 
@@ -75,8 +75,9 @@ def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: 
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: is not empty, and nothing is overwritten; choose another directory")
     model = SpeechLM.from_recipe(recipe)
-    model.save_pretrained(directory)
-    SpeechProcessor.build(model.config).save_pretrained(directory)
+    with files.disk_guard(directory), files.filled(directory, last=checkpoint.WEIGHTS) as partial:
+        SpeechProcessor.build(model.config).save_pretrained(partial)
+        checkpoint.save_trained(model, partial)
     return model.plan()
 
 
@@ -93,15 +94,14 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     processes (`torchrun`), which is exact when accumulated batches times processes stay the same.
     Raises UserError, among others where `output_dir` holds a run of another recipe.
     """
-    from depthup.train.trainer import PARTIAL, SpeechTrainer, last_checkpoint
+    from depthup.train.trainer import SpeechTrainer, last_checkpoint
 
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
     run = Path(recipe.output_dir)
-    with PartialState(cpu=not torch.cuda.is_available()).main_process_first():
-        _claim(run, recipe)
-        for left_over in run.glob(f"{PARTIAL}*"):
-            shutil.rmtree(left_over)
+    processes = PartialState(cpu=not torch.cuda.is_available())
+    with processes.main_process_first():
+        _claim(run, recipe, processes.is_main_process)
     last = last_checkpoint(run)
     if (run / checkpoint.WEIGHTS).is_file():
         log.warning("%s: this run is complete; nothing to do", run)
@@ -109,10 +109,7 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     transformers_logging.set_verbosity_error()
     set_seed(recipe.seed)
     model = SpeechLM.from_recipe(recipe)
-    if recipe.replay.text and model.keeps_text:
-        raise UserError(
-            f"replay.text: text never meets what {recipe.method} trains here, so nothing is forgotten; drop it"
-        )
+    refuse_idle(recipe, model.keeps_text)
     processor = SpeechProcessor.build(model.config)
     if recipe.init_from:
         checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="ctc_head.")
@@ -120,29 +117,33 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)
     trainer = SpeechTrainer(model, processor, recipe)
-    trainer.train(resume_from_checkpoint=str(last) if last else None)
-    trainer.finish()
-    weights = checkpoint.whole(checkpoint.trained_tensors(model))
-    if trainer.is_world_process_zero():
-        processor.save_pretrained(run)
-        checkpoint.save_trained(model, run, weights)
+    with files.disk_guard(run):
+        trainer.run(last)
+        weights = checkpoint.whole(checkpoint.trained_tensors(model))
+        if trainer.is_world_process_zero():
+            with files.filled(run, last=checkpoint.WEIGHTS) as partial:  # a run with weights is complete
+                processor.save_pretrained(partial)
+                checkpoint.save_trained(model, partial, weights)
     return run
 
 
-def _claim(run: Path, recipe: Recipe) -> None:
-    """Keep the recipe beside its run, and refuse a directory that holds something else."""
+def _claim(run: Path, recipe: Recipe, main: bool) -> None:
+    """Refuse a directory that holds something else; the main process keeps the recipe in it and clears up."""
     kept = run / RECIPE
     if kept.is_file():
-        old = yaml.safe_load(kept.read_text())
+        old = yaml.safe_load(kept.read_text(encoding="utf-8"))
         changed = [k for k in differences(old, dataclasses.asdict(recipe)) if not k.startswith(RESUMABLE)]
         if changed:
             raise UserError(
                 f"{run}: holds a run with another {', '.join(changed)}; choose another --output_dir or remove it"
             )
-    elif run.is_dir() and any(run.iterdir()):
+    elif run.is_dir() and any(not path.name.startswith(files.PARTIAL) for path in run.iterdir()):
         raise UserError(f"{run}: is not empty and holds no run of depthup; choose another --output_dir")
-    run.mkdir(parents=True, exist_ok=True)
-    kept.write_text(dump_recipe(recipe))
+    with files.disk_guard(run):
+        run.mkdir(parents=True, exist_ok=True)
+        if main:
+            files.clear(run)
+            files.write_text(kept, dump_recipe(recipe))
 
 
 def transcribe(model: SpeechLM, processor: SpeechProcessor, paths: Sequence[Union[str, Path]], **kwargs: Any) -> list:

@@ -206,6 +206,8 @@ class TrainConfig:
     """Decay after the warm-up, over `max_steps`; before them, in `ctc_warmup_steps`, the rate stays at its peak."""
     max_grad_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """At a step whose loss or gradients are not finite: `stop`, or `skip` it and go on, but not over 20 in a row."""
     gradient_accumulation_steps: int = 1
     """Batches per optimizer step."""
     gradient_checkpointing: bool = False
@@ -227,12 +229,13 @@ class TrainConfig:
     save_steps: int = 100
     """Steps between checkpoints."""
     save_total_limit: int = 2
-    """How many checkpoints are kept; older ones are removed."""
+    """How many checkpoints are kept; older ones are removed. 0 keeps all."""
     report_to: list[str] = field(default_factory=lambda: ["tensorboard"])
     """Trackers of the Hugging Face Trainer."""
 
     def __post_init__(self) -> None:
         _require(self.max_steps >= 1, f"train.max_steps must be at least 1, not {self.max_steps}")
+        _require(self.save_total_limit >= 0, f"train.save_total_limit must be at least 0, not {self.save_total_limit}")
         _require(self.ctc_weight >= 0, f"train.ctc_weight must not be negative, not {self.ctc_weight}")
 
 

@@ -15,6 +15,9 @@ from jsonargparse import ArgumentError, ArgumentParser, set_parsing_settings
 from depthup.config import Recipe
 from depthup.errors import UserError
 
+RECIPE = "recipe.yaml"
+"""Keeps the recipe of a run in its directory."""
+
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 

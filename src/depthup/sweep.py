@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
+from depthup import files
 from depthup.config import Recipe
 from depthup.errors import UserError
 from depthup.evaluate.results import load_results
+from depthup.model.checkpoint import WEIGHTS
 from depthup.recipe import load_recipe
+from depthup.train.finite import DIVERGED
 from depthup.train.record import NAME as RECORD
 
 REPLAY = "+replay"
@@ -41,7 +44,6 @@ METHODS: dict[str, tuple[str, ...]] = {
 """The paper's methods and what people do instead, as changes to a recipe. Those with replay need `replay.text`."""
 
 MOST_EXTENSIONS = 2
-DIVERGED = "loss is not a number"
 
 Say = Callable[[str], None]
 
@@ -90,11 +92,12 @@ class Sweep:
 
         A method that fails is named in `failed` and in its log, and the others go on.
         """
-        (self.output_dir / "logs").mkdir(parents=True, exist_ok=True)
-        (self.output_dir / "search").mkdir(exist_ok=True)
-        with ThreadPoolExecutor(self.jobs) as pool:
-            list(pool.map(self._guarded, self.methods))
-        return [self.output_dir / name for name in self.methods if (self.output_dir / name / RECORD).is_file()]
+        with files.disk_guard(self.output_dir):
+            (self.output_dir / "logs").mkdir(parents=True, exist_ok=True)
+            (self.output_dir / "search").mkdir(exist_ok=True)
+            with ThreadPoolExecutor(self.jobs) as pool:
+                list(pool.map(self._guarded, self.methods))
+        return [self.output_dir / name for name in self.methods if _is_trained(self.output_dir / name)]
 
     def _guarded(self, name: str) -> None:
         try:
@@ -106,14 +109,14 @@ class Sweep:
     def _one(self, name: str) -> None:
         rate = self._search(name)
         run = self.output_dir / name
-        if not (run / RECORD).is_file():
+        if not _is_trained(run):
             self.say(f"{name}: training at {rate:g}")
         self._train(name, rate, run)
         measured = run / "measured.json"
         if self.measure and not (measured.is_file() and json.loads(measured.read_text()) == list(self.measure)):
             self.say(f"{name}: measuring")
             self._depthup(name, ["evaluate", str(run), *self.measure])
-            measured.write_text(json.dumps(list(self.measure)))
+            files.write_json(measured, list(self.measure))
         self.say(f"{name}: done{_summary(run)}")
 
     def _search(self, name: str) -> float:
@@ -142,7 +145,7 @@ class Sweep:
             except UserError as error:
                 if DIVERGED not in str(error):
                     raise
-                kept.write_text(json.dumps({"history": [{"eval_loss": math.inf}]}))
+                files.write_json(kept, {"history": [{"eval_loss": math.inf}]})
             else:
                 os.replace(scratch / RECORD, kept)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -151,7 +154,7 @@ class Sweep:
         return loss
 
     def _train(self, name: str, rate: float, run: Path, *changes: str) -> None:
-        if (run / RECORD).is_file():
+        if _is_trained(run):
             return
         replay = [] if name.endswith(REPLAY) else ["--replay.text=[]"]
         rates = [f"--train.learning_rate={rate!r}", "--train.save_total_limit=1"]
@@ -171,6 +174,11 @@ class Sweep:
         if status.returncode:
             last = (log.read_text(errors="replace").strip().splitlines() or [""])[-1]
             raise UserError(f"`depthup {words[0]}` failed, see {log}: {last.removeprefix('depthup: ')}")
+
+
+def _is_trained(run: Path) -> bool:
+    """The record of a run is written before its weights."""
+    return (run / WEIGHTS).is_file()
 
 
 def _summary(run: Path) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from depthup.config import ReplayConfig
+from depthup.config import Recipe, ReplayConfig
 from depthup.data.cuts import open_dataset
 from depthup.errors import UserError
 from depthup.model.processor import IGNORE
@@ -50,6 +50,14 @@ class TextReplay:
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, STREAM])
+
+
+def refuse_idle(recipe: Recipe, keeps_text: bool) -> None:
+    """Raises UserError where a recipe replays text to a model that keeps its text behaviour by construction."""
+    if recipe.replay.text and keeps_text:
+        raise UserError(
+            f"replay.text: text never meets what {recipe.method} trains here, so nothing is forgotten; drop it"
+        )
 
 
 def text_batch(ids: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -6,7 +6,6 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import re
 import tempfile
 from dataclasses import asdict, dataclass, field
@@ -21,6 +20,7 @@ from lhotse.cut import Cut
 from lhotse.shar.writers import AudioTarWriter
 from lhotse.utils import fastcopy
 
+from depthup import files
 from depthup.data.audio import BadAudio, audio_file, read_audio
 from depthup.data.cuts import check_text
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
@@ -79,7 +79,7 @@ class ShardWriter:
         """Write the clips that can be used as shard `number`. Raises UserError at a bad clip if strict."""
         shard = Written(number)
         partial, final = self.root / PARTIAL, self.root / SHARDS
-        with tempfile.TemporaryDirectory(prefix="shard-", dir=partial) as place:
+        with tempfile.TemporaryDirectory(prefix=files.PARTIAL, dir=partial) as place:
             audio_name, cuts_name = shard_files(number)
             rows = []
             # Its own name for the file: it takes `%` for the shard's number, which may stand in the path too.
@@ -102,8 +102,8 @@ class ShardWriter:
                 for name in (audio_name, cuts_name):
                     path = Path(place, name)
                     shard.files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
-                    os.replace(path, final / name)
-            write_whole(partial / f"{number:06d}.json", asdict(shard), partial)
+                    files.move(path, final / name)
+            files.write_json(partial / f"{number:06d}.json", asdict(shard))
         return shard
 
     def _clip(self, cut: Cut) -> tuple[MonoCut, np.ndarray]:
@@ -161,10 +161,3 @@ def sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
-
-
-def write_whole(path: Path, content: Any, partial: Path) -> None:
-    """Write JSON, by way of the directory `partial`, so that it stands at `path` complete or not at all."""
-    beside = partial / f"json-{os.getpid()}"
-    beside.write_text(json.dumps(content, indent=1, ensure_ascii=False))
-    os.replace(beside, path)

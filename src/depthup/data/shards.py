@@ -23,14 +23,14 @@ from typing import Any, Optional, Union
 from lhotse import CutSet
 from lhotse.cut import Cut
 
+from depthup import files
 from depthup.config import DataConfig
 from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
 from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest
 from depthup.data.shard_progress import ShardProgress
-from depthup.data.shard_writer import ShardWriter, Written, sha256, write_whole
+from depthup.data.shard_writer import ShardWriter, Written, sha256
 from depthup.data.workers import in_processes
 from depthup.errors import UserError
-from depthup.model.checkpoint import disk_guard
 
 log = logging.getLogger("depthup")
 
@@ -84,7 +84,7 @@ def make_shards(
     plan = Plan(
         [[n, _fingerprint(n, root)] for n in names], shard_clips, sampling_rate, data.audio_field, data.text_field
     )
-    with disk_guard(root):
+    with files.disk_guard(root):
         complete = _claim(root, plan)
         done = _complete_shards(root, complete) if complete else _finished_shards(root)
         if complete and len(done) == len(complete["shards"]):
@@ -99,7 +99,7 @@ def make_shards(
         else:
             shards = done | written
             manifest = _manifest(plan, [shards[number] for number in sorted(shards)])
-            write_whole(root / MANIFEST, manifest, root / PARTIAL)
+            files.write_json(root / MANIFEST, manifest)
         shutil.rmtree(root / PARTIAL)
     return manifest
 
@@ -166,10 +166,10 @@ def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
     elif root.is_file() or (root.is_dir() and any(path.name != PARTIAL for path in root.iterdir())):
         raise UserError(f"{root}: is not empty and holds no shards of depthup; choose another --output")
     kept.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(kept, asdict(plan), kept.parent)
+    files.clear(root)
+    files.clear(kept.parent)
+    files.write_json(kept, asdict(plan))
     (root / SHARDS).mkdir(exist_ok=True)
-    for left_over in kept.parent.glob("shard-*"):
-        shutil.rmtree(left_over)
     return complete
 
 

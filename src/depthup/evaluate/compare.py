@@ -8,9 +8,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Union
 
+from depthup import files
 from depthup.errors import UserError
 from depthup.evaluate.degradation import degradation
-from depthup.recipe import load_recipe
+from depthup.recipe import RECIPE, load_recipe
 
 
 @dataclass
@@ -104,18 +105,18 @@ def write(comparison: Comparison, directory: Union[str, Path]) -> list[Path]:
     from depthup.evaluate.page import page
     from depthup.evaluate.tables import markdown
 
-    files = {
+    reports = {
         Path(directory) / "compare.md": markdown(comparison),
         Path(directory) / "compare.json": json.dumps(comparison.to_dict(), ensure_ascii=False, indent=1) + "\n",
         Path(directory) / "compare.html": page(comparison),
     }
     try:
         Path(directory).mkdir(parents=True, exist_ok=True)
-        for path, text in files.items():
-            path.write_text(text, encoding="utf-8")
+        for path, text in reports.items():
+            files.write_text(path, text)
     except OSError as error:
         raise UserError(f"{directory}: cannot be written to ({error.strerror}); choose another directory") from error
-    return list(files)
+    return list(reports)
 
 
 def _label(path: Path, paths: Iterable[Path]) -> str:
@@ -128,7 +129,7 @@ def _label(path: Path, paths: Iterable[Path]) -> str:
 
 def _read_run(directory: Path, label: str) -> Run:
     training, evaluation, config = (_read_json(directory / f"{n}.json") for n in ("training", "evaluation", "config"))
-    recipe = directory / "recipe.yaml"
+    recipe = directory / RECIPE
     settings = asdict(load_recipe(recipe)) if recipe.is_file() else {}
     if config.get("model_type") == "depthup":
         settings |= config

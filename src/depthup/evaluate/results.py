@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from depthup import files
 from depthup.evaluate.asr import AsrReport
 from depthup.evaluate.text import TextReport
 
@@ -56,10 +56,8 @@ class Evaluation:
         kept = load_results(directory)
         for part, found in self.by_name().items():
             kept[part] = {**kept.get(part, {}), **found}
-        partial = directory / f".{NAME}.{os.getpid()}"
         try:
-            partial.write_text(json.dumps(kept, indent=1))
-            os.replace(partial, directory / NAME)
+            files.write_json(directory / NAME, kept)
         except OSError as error:
             log.warning("%s: results are not kept there (%s)", directory, error.strerror)
 
@@ -67,7 +65,7 @@ class Evaluation:
 def load_results(directory: Path) -> dict[str, dict[str, Any]]:
     """All that was kept, as `Evaluation.by_name` gives it; parts may be missing."""
     file = directory / NAME
-    return dict(json.loads(file.read_text())) if file.is_file() else {}
+    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
 
 
 def source_name(source: str) -> str:

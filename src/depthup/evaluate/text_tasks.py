@@ -4,21 +4,21 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import io
 import json
 import logging
-import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, nullcontext, redirect_stderr
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
 
 import torch
-from tqdm import tqdm
 
+from depthup import files
 from depthup.errors import UserError
 from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.transcribe import inference
@@ -98,12 +98,13 @@ def text_tasks(
         raise UserError(f"limit {limit}: must be at least 1 question")
     scores = {}
     base = cache(lambda: base_factory().to(model.device))
-    with _calm(), inference(model):
+    with inference(model):
         for name, task in load_tasks(tasks, data_dir).items():
-            task.build_all_requests(limit=limit)
+            with _calm():
+                task.build_all_requests(limit=limit)
             if model.keeps_text:
                 _check_identity(model, base(), tokenizer, task)
-            file = CACHE / f"{_key(model, task)}.json"
+            file = CACHE / f"{_key(model, tokenizer, task)}.json"
             if file.is_file():
                 expected = Accuracy(**json.loads(file.read_text()))
             else:
@@ -132,7 +133,8 @@ def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict
             close = difflib.get_close_matches(name, manager.all_tasks, 1, 0.4) or manager.all_tasks[:1]
             raise UserError(f"text task {name}: not known; did you mean {close[0]}?")
     try:
-        loaded = manager.load(list(dict.fromkeys(names)))["tasks"]
+        with _calm():
+            loaded = manager.load(list(dict.fromkeys(names)))["tasks"]
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -152,9 +154,10 @@ def accuracy(model: Any, tokenizer: Any, task: Any, limit: int | None = None, ba
     from lm_eval.models.huggingface import HFLM
 
     longest = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    lm = HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
-    # Its simple_evaluate would also reseed all generators, and ask git, pip and the hub about this machine.
-    results = evaluate(lm, {"tasks": {task.task_name: task}}, limit=limit, bootstrap_iters=0)
+    with _calm():
+        lm = HFLM(model, backend="causal", tokenizer=tokenizer, batch_size=batch_size, max_length=longest)
+        # Its simple_evaluate would also reseed all generators, and ask git, pip and the hub about this machine.
+        results = evaluate(lm, {"tasks": {task.task_name: task}}, limit=limit, bootstrap_iters=0)
     samples = results["samples"][task.task_name]
     right = [sample[METRIC] for sample in samples]
     by_choice = task.OUTPUT_TYPE == "multiple_choice"
@@ -165,7 +168,7 @@ def accuracy(model: Any, tokenizer: Any, task: Any, limit: int | None = None, ba
 def _check_identity(model: Any, base: Any, tokenizer: Any, task: Any) -> None:
     """Logits of some of the task's requests, spread over all, must be the base's, bit for bit."""
     for request in task.instances[:: max(1, len(task.instances) // CHECKED)][:CHECKED]:
-        ids = tokenizer("".join(request.args[:2]), return_tensors="pt")["input_ids"].to(model.device)
+        ids = torch.tensor([_ids(tokenizer, request)], device=model.device)
         if not torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits):
             raise RuntimeError(
                 f"{task.task_name}: logits differ from the base's on text alone, which method {model.config.method} "
@@ -173,23 +176,25 @@ def _check_identity(model: Any, base: Any, tokenizer: Any, task: Any) -> None:
             )
 
 
-def _key(model: Any, task: Any) -> str:
-    """Tells one score of a base from any other: by its weights and arithmetic, and by the questions as they are put."""
+def _key(model: Any, tokenizer: Any, task: Any) -> str:
+    """Tells one score of a base from any other: by weights and arithmetic, and by the questions as it reads them."""
     import lm_eval
 
     arithmetic = [model.config.base_hash, str(model.llm.dtype), model.device.type]
-    asked = [(request.doc, request.args) for request in task.instances]
+    asked = [(request.doc, request.args, _ids(tokenizer, request)) for request in task.instances]
     what = json.dumps([arithmetic, lm_eval.__version__, task.task_name, asked], default=str)
     return hashlib.sha256(what.encode()).hexdigest()[:32]
 
 
+def _ids(tokenizer: Any, request: Any) -> list[int]:
+    return tokenizer("".join(part for part in request.args if isinstance(part, str)))["input_ids"]
+
+
 def _keep(file: Path, found: Accuracy) -> None:
-    """Write in one move; a cache that cannot be written to is named in the log."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
+    """A cache that cannot be written to is named in the log."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(json.dumps(asdict(found)))
-        os.replace(partial, file)
+        files.write_json(file, asdict(found))
     except OSError as error:
         log.warning("%s: the base's score is not kept there (%s)", file.parent, error.strerror)
 
@@ -197,17 +202,11 @@ def _keep(file: Path, found: Accuracy) -> None:
 @contextmanager
 def _calm() -> Iterator[None]:
     """lm-eval without its chatter: nothing below errors in the log, and progress bars on a terminal only."""
-
-    def bar(*args: Any, **options: Any) -> Any:
-        return tqdm(*args, **{**options, "disable": None})
-
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:
-        with ExitStack() as bars:
-            for room in ("api.task", "api.model", "models.huggingface"):
-                bars.enter_context(patch(f"lm_eval.{room}.tqdm", bar))
+        with nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO()):
             yield
     finally:
         logger.setLevel(level)

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
@@ -51,31 +47,19 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in gathered}
 
 
-@contextmanager
-def disk_guard(directory: Path) -> Iterator[None]:
-    """Turn a full disk into one line."""
-    try:
-        yield
-    except (OSError, SafetensorError) as error:
-        if getattr(error, "errno", None) == errno.ENOSPC or "os error 28" in str(error):
-            raise UserError(
-                f"{directory}: no space left on the disk; what was complete is kept, free some and run the same again"
-            ) from error
-        raise
-
-
 def save_trained(model: SpeechLM, directory: Path, tensors: Optional[dict[str, torch.Tensor]] = None) -> None:
-    """Write trained tensors, configuration and a model card; the weights replace older ones in one move.
+    """Write trained tensors, configuration and a model card into a directory that nobody reads yet.
 
     `tensors` are those of `whole(trained_tensors(model))`, where they have been gathered already.
+    Raises UserError instead where a weight is not a finite number.
     """
-    with disk_guard(directory):
-        directory.mkdir(parents=True, exist_ok=True)
-        partial = directory / f".{WEIGHTS}.partial"
-        model.config.save_pretrained(directory)
-        (directory / "README.md").write_text(model_card(model))
-        save_file(tensors if tensors is not None else whole(trained_tensors(model)), partial, {"format": "pt"})
-        os.replace(partial, directory / WEIGHTS)  # last: a directory with weights is complete
+    tensors = tensors if tensors is not None else whole(trained_tensors(model))
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise UserError(f"weights: {name} is not finite, so it was not saved; lower train.learning_rate")
+    model.config.save_pretrained(directory)
+    (directory / "README.md").write_text(model_card(model), encoding="utf-8")
+    save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
 def load_trained(model: SpeechLM, directory: Path, may_lack: str = "") -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, Genera
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
+from depthup import files
 from depthup.adapt import adapt_llm, adapters_for
 from depthup.config import EncoderConfig, LoraConfig, Recipe
 from depthup.errors import UserError
@@ -167,7 +168,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory: Union[str, Path], *args: Any, **kwargs: Any) -> None:
         """Write what was trained, and nothing else: `model.safetensors`, `config.json` and a model card."""
-        checkpoint.save_trained(self, Path(save_directory))
+        directory = Path(save_directory)
+        with files.disk_guard(directory), files.filled(directory, last=checkpoint.WEIGHTS) as partial:
+            checkpoint.save_trained(self, partial)
 
     @property
     def keeps_text(self) -> bool:

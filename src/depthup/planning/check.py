@@ -11,10 +11,8 @@ from depthup.errors import UserError
 from depthup.planning.assumptions import Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.planner import plan_training
-from depthup.recipe import load_recipe
+from depthup.recipe import RECIPE, load_recipe
 from depthup.train.record import NAME as RECORD
-
-RECIPE = "recipe.yaml"
 
 
 @dataclass
@@ -42,7 +40,7 @@ def check(run: Union[str, Path], device: Device, assumed: Optional[Assumptions] 
     record = Path(run) / RECORD
     if not record.is_file():
         raise UserError(f"{record}: no such file; give the output directory of a finished training")
-    measured, assumed = json.loads(record.read_text()), assumed or Assumptions()
+    measured, assumed = json.loads(record.read_text(encoding="utf-8")), assumed or Assumptions()
     planned = plan_training(load_recipe(Path(run) / RECIPE), device, assumed=assumed)
     took = measured["step_seconds"]
     # The batches of the run may have been fuller or emptier than the planned one.

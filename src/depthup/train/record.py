@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Optional
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from depthup import files
 from depthup.train.progress import peak_memory_gb
 
 if TYPE_CHECKING:
@@ -66,13 +66,14 @@ class Record(TrainerCallback):
             "steps": recipe.train.max_steps,
             "ctc_steps": ctc_steps,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
+            "steps_left_out": trainer.finite.left_out,
             "audio_hours": trainer.audio_seconds / 3600,
             "wall_seconds": self.wall_seconds,
             "step_seconds": statistics.median(with_lm) if with_lm else None,
             "peak_memory_gb": peak_memory_gb(),
             "history": [kept for entry in trainer.state.log_history if (kept := _kept(entry))],
         }
-        (run / NAME).write_text(json.dumps(told, indent=1))
+        files.write_json(run / NAME, told)
 
 
 def _kept(entry: dict[str, float]) -> Optional[dict[str, float]]:

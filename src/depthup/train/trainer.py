@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Optional
@@ -13,24 +12,25 @@ from accelerate.utils import gather_object
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainingArguments, get_scheduler
-from transformers.trainer_callback import PrinterCallback, ProgressCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_callback import PrinterCallback, ProgressCallback, TrainerState
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from depthup import files
 from depthup.config import Recipe
 from depthup.data import BatchStream, load_cuts
 from depthup.data.replay import TextReplay, distillation
-from depthup.errors import UserError
 from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
 from depthup.model import checkpoint
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
+from depthup.train.finite import FiniteSteps, telling
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
 from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state
 
-PARTIAL = ".partial-"
-"""Prefix of a checkpoint that is being written."""
+STATE = "trainer_state.json"
+"""The Trainer's own part of a checkpoint."""
 
 
 class SpeechTrainer(Trainer):
@@ -52,6 +52,8 @@ class SpeechTrainer(Trainer):
         self.add_callback(ProgressLine(self))
         self.record = Record()
         self.add_callback(self.record)
+        self.finite = FiniteSteps(recipe.train.on_nan, recipe.output_dir, self.args.device)
+        self.add_callback(self.finite)
         self.teacher: Optional[nn.Module] = None
         if recipe.replay.text and recipe.replay.loss == "distill":
             self.teacher = model.load_base().requires_grad_(False).to(self.args.device)
@@ -115,8 +117,9 @@ class SpeechTrainer(Trainer):
                     for (in_llm, is_matrix), parameters in groups.items()
                 ],
                 betas=(0.9, 0.98),
-                fused=True,  # a fifth of the time, on CPUs too
+                fused=True,  # a fifth of the time, on CPUs too, and it can leave out a step without asking the device
             )
+            self.finite.watch(self.optimizer)
         return self.optimizer
 
     def create_scheduler(
@@ -143,11 +146,14 @@ class SpeechTrainer(Trainer):
         num_items_in_batch: Optional[torch.Tensor] = None,
     ) -> Any:
         self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
-        # Losses are sums over labels divided by the labels of all ranks, while DDP averages over ranks.
-        scale = self.args.world_size
-        if "input_features" not in inputs:
-            loss = scale * self._text_loss(model, inputs, num_items_in_batch)
-            return (loss, {}) if return_outputs else loss
+        part = self._speech_loss if "input_features" in inputs else self._text_loss
+        loss = telling(part(model, inputs, num_items_in_batch))
+        return (loss, {}) if return_outputs else loss
+
+    def _speech_loss(
+        self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Optional[torch.Tensor]
+    ) -> torch.Tensor:
+        """A sum over labels, divided by the labels of all ranks; times the ranks, since DDP averages over them."""
         settings = self.recipe.train
         ctc_only = self.state.global_step < settings.ctc_warmup_steps
         accumulation = self.args.gradient_accumulation_steps
@@ -156,18 +162,35 @@ class SpeechTrainer(Trainer):
         outputs = model(
             **inputs, ctc_weight=settings.ctc_weight, ctc_only=ctc_only, num_items_in_batch=num_items_in_batch
         )
-        loss = outputs.loss / accumulation if ctc_only else scale * outputs.loss
-        return (loss, outputs) if return_outputs else loss
+        return outputs.loss / accumulation if ctc_only else self.args.world_size * outputs.loss
 
     def _text_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Optional[torch.Tensor]
     ) -> torch.Tensor:
-        """Of a replayed batch of text: the LM loss, or KL(base || adapted), in nats per token."""
+        """The same of a replayed batch of text: the LM loss, or KL(base || adapted), in nats per token."""
         if self.teacher is None:
-            return model(**inputs, num_items_in_batch=num_items_in_batch).loss
+            return self.args.world_size * model(**inputs, num_items_in_batch=num_items_in_batch).loss
         labels = inputs.pop("labels")
-        total = distillation(model, self.teacher, inputs)
+        total = self.args.world_size * distillation(model, self.teacher, inputs)
         return total / (labels[:, 1:].numel() if num_items_in_batch is None else num_items_in_batch)
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """The Trainer's; its loss, which is summed up for the log, is 0 where it is not finite."""
+        return super().training_step(*args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
+
+    def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
+        norm = super()._get_grad_norm(*args, **kwargs)
+        self.finite.judge(norm)
+        return norm
+
+    def run(self, last: Optional[Path]) -> None:
+        """Train to the recipe's last step, from a checkpoint or from the start, and write the record of the run."""
+        if last and step_of(last) >= self.args.max_steps:  # the Trainer would make one step more
+            self.state = TrainerState.load_from_json(str(last / STATE))
+            self._load_counts(load_rest(last))
+        else:
+            self.train(resume_from_checkpoint=str(last) if last else None)
+        self._finish()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Validation loss and WER, logged as `eval_loss` and `eval_wer`; nothing while only CTC trains."""
@@ -178,12 +201,13 @@ class SpeechTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
-    def finish(self) -> None:
+    def _finish(self) -> None:
         """Measure the final validation loss where that was not done, and write the record of the run."""
         history, step = self.state.log_history, self.state.global_step
         if self.recipe.data.validation and not any("eval_loss" in h and h["step"] == step for h in history):
             self.log({"eval_loss": self._validate(validation_loss)})
         if self.is_world_process_zero():
+            self._remove_old()  # where a kill kept the last checkpoint from doing so
             self.record.write(self, Path(self.args.output_dir))
 
     def _validate(self, measure: Callable[..., Any]) -> Any:
@@ -191,16 +215,12 @@ class SpeechTrainer(Trainer):
         return measure(model, self.processing_class, data.validation, data, limit=self.recipe.train.eval_clips)
 
     def log(self, logs: dict[str, float], start_time: Optional[float] = None) -> None:
-        loss = logs.get("loss", 0.0)
-        if loss != loss:
-            raise UserError(
-                f"loss is not a number at step {self.state.global_step}: lower train.learning_rate; "
-                f"checkpoints up to here are kept in {self.args.output_dir}"
-            )
+        if "loss" in logs:
+            logs = {**logs, "loss": self.finite.mean_of_others(logs["loss"], self.state.global_step)}
         super().log({**logs, "audio_hours": round(self.audio_seconds / 3600, 4)}, start_time)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Rank 0 writes it beside its place and moves it there whole, so that a kill leaves none half written."""
+        """Rank 0 writes it beside its place and moves it there whole; only then do older ones go."""
         model = self.accelerator.unwrap_model(self.model)
         weights = checkpoint.whole(checkpoint.trained_tensors(model))
         moments = optimizer_tensors(self.optimizer)
@@ -217,28 +237,35 @@ class SpeechTrainer(Trainer):
         rngs: list[dict[str, Any]],
     ) -> None:
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        partial = run / f"{PARTIAL}{name}"
-        shutil.rmtree(partial, ignore_errors=True)
-        with checkpoint.disk_guard(partial):
+        with files.written_whole(run / name) as partial:
             checkpoint.save_trained(model, partial, weights)
             self.processing_class.save_pretrained(partial)
             save_state(partial, moments, self.optimizer, self.lr_scheduler, rngs, self._counts())
-            self.state.save_to_json(str(partial / "trainer_state.json"))
-        shutil.rmtree(run / name, ignore_errors=True)
-        os.replace(partial, run / name)
-        rotate_checkpoints(output_dir=str(run), save_total_limit=self.args.save_total_limit, use_mtime=True)
+            self.state.save_to_json(str(partial / STATE))
+        self._remove_old()
+
+    def _remove_old(self) -> None:
+        for old in checkpoints(Path(self.args.output_dir))[: -self.recipe.train.save_total_limit]:
+            files.remove(old)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Optional[nn.Module] = None) -> None:
         """Nothing: the weights were loaded before the engine could wrap or shard the model."""
 
     def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:
-            rest = load_state(Path(checkpoint), self.optimizer, self.lr_scheduler)
-            self.audio_seconds, self.record.earlier_seconds = rest["audio_seconds"], rest["wall_seconds"]
+            self._load_counts(load_state(Path(checkpoint), self.optimizer, self.lr_scheduler))
 
-    def _counts(self) -> dict[str, float]:
-        batches = self.state.global_step * self._batches_per_step
-        return {"audio_seconds": self.audio_seconds, "wall_seconds": self.record.wall_seconds, "batches": batches}
+    def _counts(self) -> dict[str, Any]:
+        return {
+            "audio_seconds": self.audio_seconds,
+            "wall_seconds": self.record.wall_seconds,
+            "batches": self.state.global_step * self._batches_per_step,
+            "left_out": self.finite.left_out,
+        }
+
+    def _load_counts(self, counts: dict[str, Any]) -> None:
+        self.audio_seconds, self.record.earlier_seconds = counts["audio_seconds"], counts["wall_seconds"]
+        self.finite.left_out = counts["left_out"]
 
     def _load_rng_state(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:
@@ -247,9 +274,18 @@ class SpeechTrainer(Trainer):
 
 
 def last_checkpoint(run: Path) -> Optional[Path]:
-    """The newest whole checkpoint of a run."""
-    found = [p for p in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*") if (p / "trainer_state.json").is_file()]
-    return max(found, key=lambda p: int(p.name.rsplit("-", 1)[1]), default=None)
+    """The newest checkpoint of a run."""
+    return next(reversed(checkpoints(run)), None)
+
+
+def checkpoints(run: Path) -> list[Path]:
+    """A run's checkpoints, oldest first; what else has such a name does not count."""
+    found = [path.parent for path in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{STATE}")]
+    return sorted((path for path in found if path.name.rpartition("-")[2].isdigit()), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    return int(checkpoint.name.rpartition("-")[2])
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
@@ -272,7 +308,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         eval_strategy="steps" if settings.eval_steps else "no",
         eval_steps=settings.eval_steps or None,
         save_steps=settings.save_steps,
-        save_total_limit=settings.save_total_limit,
         report_to=settings.report_to,
         seed=recipe.seed,
         bf16=bf16,

@@ -1,0 +1,129 @@
+"""Files and directories that stand whole or not at all, whatever stops the process or the machine."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from depthup.errors import UserError
+
+PARTIAL = ".partial-"
+"""Begins the name of what is being written or removed."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """Gives a place beside `path` for a file or directory, which moves to `path` at the end.
+
+    An error removes it again and leaves what stood at `path`. A directory may take the place of an empty one only.
+    """
+    partial = _beside(path)
+    try:
+        yield partial
+        move(partial, path)
+    except BaseException:
+        _delete(partial)
+        raise
+
+
+@contextmanager
+def filled(directory: Path, last: str) -> Iterator[Path]:
+    """Gives a new directory whose files move into `directory` at the end, the one named `last` after all others.
+
+    An error leaves `directory` as it was.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    partial = _beside(directory / last)
+    partial.mkdir()
+    try:
+        yield partial
+        _settle(partial)
+        for file in sorted(partial.iterdir(), key=lambda file: file.name == last):
+            os.replace(file, directory / file.name)
+        _sync(directory)
+    finally:
+        _delete(partial)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8, whole or not at all."""
+    with written_whole(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write JSON in UTF-8, whole or not at all."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False))
+
+
+def move(partial: Path, path: Path) -> None:
+    """Move a file or directory to its place in one step, once all of it is safe on the disk."""
+    _settle(partial)
+    os.replace(partial, path)
+    _sync(path.parent)
+
+
+def remove(directory: Path) -> None:
+    """Remove a directory; a kill meanwhile leaves it whole, or under a name that `clear` knows."""
+    partial = _beside(directory)
+    os.replace(directory, partial)
+    _delete(partial)
+
+
+def clear(directory: Path) -> None:
+    """Remove what a killed process has left half written or half removed in `directory`."""
+    for left_over in directory.glob(f"{PARTIAL}*"):
+        _delete(left_over)
+
+
+@contextmanager
+def disk_guard(directory: Path) -> Iterator[None]:
+    """Turn a full disk, or a used-up quota, into one line."""
+    try:
+        yield
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in FULL or any(f"os error {number}" in str(error) for number in FULL):
+            raise UserError(
+                f"{directory}: no space left on the disk; what was complete is kept, free some and run the same again"
+            ) from error
+        raise
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f"{PARTIAL}{path.name}-{secrets.token_hex(4)}")
+
+
+def _delete(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _settle(path: Path) -> None:
+    """Wait until a file, or a directory with all it holds, has reached the disk."""
+    for inner in path.rglob("*"):
+        _sync(inner)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems cannot do this for directories.
+        if error.errno != errno.EINVAL or not path.is_dir():
+            raise
+    finally:
+        os.close(descriptor)
