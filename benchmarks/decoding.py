@@ -2,9 +2,10 @@
 
     python benchmarks/decoding.py quickstart/run quickstart/corpus/test.jsonl --limit 100
 
-Compares `generate` clip by clip, `generate` on batches in the order of the manifest, and depthup's batches of like
-length, with and without drafts of the CTC head; says whether all gave the same text; and times one decoding step with
-inserted layers against the bare base's. A step's floor is the time to read every weight of the base once.
+Compares `generate` clip by clip, `generate` on batches in the order of the manifest, and depthup clip by clip and in
+batches of like length, with and without drafts of the CTC head; says whether all gave the same text; and times one
+decoding step with inserted layers against the bare base's. A step's floor is the time to read every weight of the base
+once.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -20,10 +22,13 @@ from statistics import median
 import torch
 from report import save
 
-from depthup import api, decode
+from depthup import api
 from depthup.config import DataConfig
 from depthup.data import load_cuts, read_audio
 from depthup.transcribe import inference, transcribe_batch
+
+ALONE = 1e-3
+"""Seconds of audio in a batch that holds no second clip."""
 
 
 def main() -> None:
@@ -43,8 +48,13 @@ def main() -> None:
     ways: dict[str, Callable[[], list[str]]] = {
         "generate, clip by clip": lambda: generate(model, processor, audio, 1),
         f"generate, batches of {options.batch}": lambda: generate(model, processor, audio, options.batch),
-        "depthup, without drafts": lambda: without_drafts(model, processor, audio, options.batch_seconds),
-        "depthup": lambda: transcribe_batch(model, processor, audio, options.batch_seconds),
+        **{
+            f"depthup, {how}, {'with' if drafts else 'without'} drafts": partial(
+                transcribe_batch, model, processor, audio, batch_seconds, drafts=drafts
+            )
+            for how, batch_seconds in (("clip by clip", ALONE), ("batches", options.batch_seconds))
+            for drafts in (False, True)
+        },
     }
     rows, texts = [], {}
     with inference(model):
@@ -89,20 +99,6 @@ def generate(model, processor, audio, size: int) -> list[str]:
         new = ids[:, inputs["input_ids"].shape[1] :]
         texts += [text.strip() for text in processor.tokenizer.batch_decode(new, skip_special_tokens=True)]
     return texts
-
-
-def without_drafts(model, processor, audio, batch_seconds: float) -> list[str]:
-    """Ours with guesses that are always empty: the same loop, one token at a time."""
-    from depthup import transcribe
-
-    kept = transcribe.decode
-    transcribe.decode = lambda model, inputs, limits, guess, word_starts: decode.decode(
-        model, inputs, limits, lambda log_probs, lengths: [[] for _ in limits], word_starts
-    )
-    try:
-        return transcribe_batch(model, processor, audio, batch_seconds)
-    finally:
-        transcribe.decode = kept
 
 
 def step_cost(model, processor, clip, steps: int = 30) -> dict[str, float]:

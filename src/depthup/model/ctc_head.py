@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -31,17 +29,10 @@ class CtcHead(nn.Module):
         return F.ctc_loss(log_probs, labels, lengths * self.outputs, label_lengths, zero_infinity=True)
 
 
-def spell(log_probs: torch.Tensor, lengths: torch.Tensor, least: float = 0.0) -> list[str]:
-    """The likeliest path's text for each row of log_probs [N, L, 257], of which lengths [N] are real.
-
-    Empty where the (geometric) mean probability of the path's bytes is below `least`.
-    """
+def spell(log_probs: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+    """The likeliest path's text for each row of log_probs [N, L, 257], of which lengths [N] are real."""
     texts = []
-    best = log_probs.max(-1)
-    rows = zip(best.indices.tolist(), best.values.tolist(), lengths.tolist(), strict=True)
-    for path, probabilities, length in rows:
-        sure = [value for c, value in zip(path[:length], probabilities, strict=False) if c]
+    for path, length in zip(log_probs.argmax(-1).tolist(), lengths.tolist(), strict=True):
         spelled = [c for i, c in enumerate(path[:length]) if c and (i == 0 or path[i - 1] != c)]
-        certain = bool(sure) and math.exp(sum(sure) / len(sure)) >= least
-        texts.append(bytes(c - 1 for c in spelled).decode(errors="ignore").strip() if certain else "")
+        texts.append(bytes(c - 1 for c in spelled).decode(errors="ignore").strip())
     return texts
