@@ -37,6 +37,9 @@ CLAIMS = {
 }
 """Trainable parameters, of full fine-tuning's, as comments and docs/paper.md have them."""
 
+FULLEST = "smollm2-1.7b/full.yaml"
+"""What needs most memory, and is planned with its true encoder."""
+
 
 @pytest.fixture(scope="module")
 def configs(tmp_path_factory) -> dict[str, str]:
@@ -53,6 +56,15 @@ def configs(tmp_path_factory) -> dict[str, str]:
     }
 
 
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory) -> str:
+    """Whisper-large-v3's encoder with 2 of its 32 layers: planning the others takes time and tells nothing new."""
+    config = AutoConfig.from_pretrained(FOLDER / "whisper-large-v3.json")
+    config.encoder_layers = config.decoder_layers = 2
+    config.save_pretrained(directory := tmp_path_factory.mktemp("shallow"))
+    return str(directory)
+
+
 def load(name: str, configs: dict[str, str]) -> Recipe:
     recipe = load_recipe(FOLDER / name)
     recipe.configs = {**configs, **recipe.configs}
@@ -60,8 +72,11 @@ def load(name: str, configs: dict[str, str]) -> Recipe:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_its_plan_is_what_its_comments_say(name, configs):
+def test_its_plan_is_what_its_comments_say(name, configs, shallow):
     recipe = load(name, configs)
+    assert name not in CLAIMS or set(recipe.configs) >= {recipe.base, recipe.encoder.name}
+    if name != FULLEST:
+        recipe.configs["openai/whisper-large-v3"] = shallow
     seconds = 15 if name in CLAIMS else 6
     plan = plan_training(recipe, GPUS["h100"], gpus=8, price=2.5, assumed=Assumptions(clip_seconds=seconds))
     out = io.StringIO()
@@ -71,7 +86,6 @@ def test_its_plan_is_what_its_comments_say(name, configs):
     if name in CLAIMS:
         assert plan.model.share_of_full == pytest.approx(CLAIMS[name], abs=0.005)
         assert plan.hours == pytest.approx(48000, rel=0.02)
-        assert set(recipe.configs) >= {recipe.base, recipe.encoder.name}
 
 
 def shrunken(recipe: Recipe, directory: Path) -> Recipe:
