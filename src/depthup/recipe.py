@@ -87,8 +87,8 @@ def _read_extended(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, 
 
 def _over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """`old` with the keys of `new` in place of its own, section by section."""
-    both = {key: _over(old[key], new[key]) for key in old.keys() & new.keys() if isinstance(new[key], dict)}
-    return {**old, **new, **both}
+    shared = [key for key in old if isinstance(old[key], dict) and isinstance(new.get(key), dict)]
+    return {**old, **new, **{key: _over(old[key], new[key]) for key in shared}}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

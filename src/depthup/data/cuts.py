@@ -139,7 +139,7 @@ class SupervisionCuts:
 
     def __iter__(self) -> Iterator[Cut]:
         beside = self.path.with_name(self.path.name.replace(SUPERVISIONS, RECORDINGS))
-        recordings = {fields["id"]: json.dumps(fields) for _, fields in _rows(beside)}
+        recordings = {fields.get("id"): json.dumps(fields) for _, fields in _rows(beside)}
         for where, fields in _rows(self.path):
             try:
                 segment = SupervisionSegment.from_dict(fields)
@@ -147,7 +147,7 @@ class SupervisionCuts:
             except (KeyError, TypeError, ValueError) as error:
                 raise UserError(f"{where}: not a segment of a recording in {beside} ({error!r})") from error
             kind = MonoCut if isinstance(segment.channel, int) else MultiCut
-            place = {"start": segment.start, "duration": segment.duration, "channel": segment.channel}
+            place: dict[str, Any] = {"start": segment.start, "duration": segment.duration, "channel": segment.channel}
             supervisions = [segment.with_offset(-segment.start)]
             cut = kind(id=segment.id, **place, recording=recording, supervisions=supervisions)
             yield _checked(cut, where, self.require_text)
