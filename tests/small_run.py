@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 WORDS = ("one", "two three", "four", "five six seven")
 
 
-def save_base(directory: Path, seed: int = 0) -> Path:
+def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:
     """A random Llama over bytes, in the hub's layout."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocab = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
@@ -30,7 +30,7 @@ def save_base(directory: Path, seed: int = 0) -> Path:
         vocab_size=len(vocab),
         hidden_size=32,
         intermediate_size=48,
-        num_hidden_layers=3,
+        num_hidden_layers=layers,
         num_attention_heads=4,
         num_key_value_heads=2,
         bos_token_id=1,

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("depthup")
 RESUMABLE = (
-    *("output_dir", "data.num_workers", "train.gradient_accumulation_steps"),
+    *("output_dir", "configs", "data.num_workers", "train.gradient_accumulation_steps"),
     *("train.logging_steps", "train.eval_", "train.save_", "train.report_to", "train.on_nan"),
 )
 """Keys that may change between a run and its resumption."""

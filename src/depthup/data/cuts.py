@@ -16,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Union
 
-from lhotse import CutSet
+from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from lhotse.lazy import count_newlines_fast
 from lhotse.serialization import deserialize_item
@@ -31,6 +31,8 @@ MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv")
 # What `datasets` calls an audiofolder: a table beside the recordings, with their paths in `file_name`.
 AUDIOFOLDER_TABLES = ("metadata.jsonl", "metadata.csv")
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?:(?P<split>.+)")
+# `lhotse prepare` writes pairs of manifests whose names differ in one word.
+SUPERVISIONS, RECORDINGS = "_supervisions", "_recordings"
 FIRST_CLIPS = 10
 
 
@@ -38,10 +40,11 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
     """Cuts of a source, or of several one after the other; lazy, and iterable again and again.
 
     Sources: a JSONL manifest or CSV table (`audio`, relative to the manifest, `text`, optional `start`, `duration`,
-    `speaker`, `language`; other fields go into `supervision.custom`), a Lhotse cut manifest or Shar directory, what
-    `depthup data` wrote, here or elsewhere (see `depthup.data.shar.open_shar`), a Hugging Face dataset (`name:split`,
-    `owner/name:split`, `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`) saved by
-    `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
+    `speaker`, `language`; other fields go into `supervision.custom`), a Lhotse cut manifest or Shar directory, Lhotse
+    supervisions with the recordings beside them, what `depthup data` wrote, here or elsewhere (see
+    `depthup.data.shar.open_shar`), a Hugging Face dataset (`name:split`, `owner/name:split`,
+    `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`) saved by `save_to_disk`, of Parquet
+    files, or of recordings with `metadata.csv`.
 
     Every cut has one supervision with a text that is not empty, unless `require_text` is false.
     A file whose header is asked for its duration and cannot be read gives a cut too: `read_audio` raises `BadAudio`.
@@ -62,7 +65,10 @@ def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
     elif path.is_file():
         if not path.name.endswith(MANIFEST_SUFFIXES):
             raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
-        cuts = ManifestCuts(path, config, require_text)
+        if SUPERVISIONS in path.name:
+            cuts = SupervisionCuts(path, require_text)
+        else:
+            cuts = ManifestCuts(path, config, require_text)
     elif table := next((path / name for name in AUDIOFOLDER_TABLES if (path / name).is_file()), None):
         cuts = ManifestCuts(table, replace(config, audio_field="file_name"), require_text)
     else:
@@ -100,14 +106,8 @@ class ManifestCuts:
     require_text: bool
 
     def __iter__(self) -> Iterator[Cut]:
-        opener = gzip.open if self.path.suffix == ".gz" else open
-        read = _csv_rows if self.path.suffix == ".csv" else _json_rows
-        try:
-            with opener(self.path, "rt", encoding="utf-8-sig") as lines:
-                for where, fields in read(lines, self.path):
-                    yield self._cut(fields, where)
-        except (OSError, EOFError, UnicodeDecodeError) as error:
-            raise UserError(f"{self.path}: cannot read the manifest ({error}); write it as UTF-8 JSON lines") from error
+        for where, fields in _rows(self.path):
+            yield self._cut(fields, where)
 
     def num_clips(self) -> int:
         """About how many: the lines of the file."""
@@ -125,6 +125,36 @@ class ManifestCuts:
             # An unreadable file stays in, at a length no filter drops, so that whoever reads it can count and name it.
             duration = self.config.min_duration if total is None else max(total - start, 0.0)
         return _cut_from_fields(fields, where, path, start, duration, self.config, self.require_text)
+
+
+@dataclass(frozen=True)
+class SupervisionCuts:
+    """A cut of each segment in a `*_supervisions_*.jsonl.gz`, as `lhotse prepare` writes it beside the recordings.
+
+    The recordings are held as text while iterating, some 500 bytes each, for the two files differ in order.
+    """
+
+    path: Path
+    require_text: bool
+
+    def __iter__(self) -> Iterator[Cut]:
+        beside = self.path.with_name(self.path.name.replace(SUPERVISIONS, RECORDINGS))
+        recordings = {fields.get("id"): json.dumps(fields) for _, fields in _rows(beside)}
+        for where, fields in _rows(self.path):
+            try:
+                segment = SupervisionSegment.from_dict(fields)
+                recording = Recording.from_dict(json.loads(recordings[segment.recording_id]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{where}: not a segment of a recording in {beside} ({error!r})") from error
+            kind = MonoCut if isinstance(segment.channel, int) else MultiCut
+            place: dict[str, Any] = {"start": segment.start, "duration": segment.duration, "channel": segment.channel}
+            supervisions = [segment.with_offset(-segment.start)]
+            cut = kind(id=segment.id, **place, recording=recording, supervisions=supervisions)
+            yield _checked(cut, where, self.require_text)
+
+    def num_clips(self) -> int:
+        """About how many: the lines of the file."""
+        return count_newlines_fast(self.path)
 
 
 def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> DatasetCuts:
@@ -160,6 +190,17 @@ class DatasetCuts:
 
     def num_clips(self) -> int:
         return len(self.dataset)
+
+
+def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a manifest, each with the place it stands at. Raises UserError."""
+    opener = gzip.open if path.suffix == ".gz" else open
+    read = _csv_rows if path.suffix == ".csv" else _json_rows
+    try:
+        with opener(path, "rt", encoding="utf-8-sig") as lines:
+            yield from read(lines, path)
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot read the manifest ({error}); write it as UTF-8 JSON lines") from error
 
 
 def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -129,11 +129,16 @@ def _line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
+def load_encoder_config(name: str) -> PreTrainedConfig:
+    """The configuration of a Hugging Face encoder, from the hub, a directory or a `config.json`. Raises UserError."""
+    return _load(AutoConfig, name)
+
+
 def build_encoder(config: EncoderConfig, hf_config: PreTrainedConfig | None, load_weights: bool) -> nn.Module:
     """The encoder that `config` names; `load_weights` fetches those of a Hugging Face encoder, else they are random."""
     if config.name == "fbank":
         return FbankEncoder(config)
-    hf_config = hf_config or _load(AutoConfig, config.name)
+    hf_config = hf_config or load_encoder_config(config.name)
     if load_weights:
         model = _load(AutoModel, config.name, dtype=torch.float32)
     else:

@@ -27,7 +27,7 @@ from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
-from depthup.model.speech_encoder import build_encoder, encode, frame_mask
+from depthup.model.speech_encoder import build_encoder, encode, frame_mask, load_encoder_config
 from depthup.model.upscale import Plan, insert_layers, inserted_layers
 
 
@@ -96,15 +96,15 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     def from_recipe(cls, recipe: Recipe, load_weights: bool = True) -> SpeechLM:
         """The model a recipe describes, before training.
 
-        Without `load_weights` the base's configuration is enough, from `base_config` where the recipe has one, and
-        all weights are random. Raises UserError.
+        Without `load_weights` configurations are enough, from `configs` where the recipe names them, and all weights
+        are random. Raises UserError.
         """
-        base_config = load_base_config(
-            recipe.base if load_weights else recipe.base_config or recipe.base, recipe.base_revision
-        )
+        configs = {} if load_weights else recipe.configs
+        base_config = load_base_config(configs.get(recipe.base, recipe.base), recipe.base_revision)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
-            encoder = build_encoder(recipe.encoder, None, load_weights)
+            known = configs.get(recipe.encoder.name)
+            encoder = build_encoder(recipe.encoder, load_encoder_config(known) if known else None, load_weights)
         stack = _frame_stack(encoder.frame_rate, recipe.encoder.frame_rate)
         config = SpeechLMConfig.from_recipe(
             recipe,

@@ -1,0 +1,158 @@
+"""Every recipe that is shipped: its plan is what its comments say, and a shrunken copy of it trains."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from small_run import save_base, save_recordings
+from transformers import AutoConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor, WhisperModel
+
+from depthup.config import Recipe
+from depthup.errors import UserError
+from depthup.model.processor import SpeechProcessor
+from depthup.model.speech_lm import SpeechLM
+from depthup.planning.assumptions import Assumptions
+from depthup.planning.hardware import GPUS
+from depthup.planning.planner import plan_training
+from depthup.planning.report import print_training_plan
+from depthup.recipe import load_recipe
+from depthup.train.trainer import SpeechTrainer
+
+FOLDER = Path(__file__).parents[1] / "recipes"
+RECIPES = [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.rglob("*.yaml"))]
+CLAIMS = {
+    "smollm2-360m/full.yaml": 1.0,
+    "smollm2-360m/lora.yaml": 0.11,
+    "smollm2-360m/transformer.yaml": 0.23,
+    "smollm2-360m/e_branchformer.yaml": 0.26,
+    "smollm2-1.7b/full.yaml": 1.0,
+    "smollm2-1.7b/lora.yaml": 0.05,
+    "smollm2-1.7b/transformer.yaml": 0.32,
+    "smollm2-1.7b/e_branchformer.yaml": 0.34,
+}
+"""Trainable parameters, of full fine-tuning's, as comments and docs/paper.md have them."""
+
+FULLEST = "smollm2-1.7b/full.yaml"
+"""What needs most memory, and is planned with its true encoder."""
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory) -> dict[str, str]:
+    """Configurations, at their true sizes, of what other recipes find in a package or in a folder."""
+    directory = tmp_path_factory.mktemp("configs")
+    size = {"hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9}
+    LlamaConfig(vocab_size=49152, num_key_value_heads=3, tie_word_embeddings=True, **size).save_pretrained(directory)
+    base, tiny = str(directory), str(directory / "whisper-tiny.en")
+    WhisperConfig(d_model=384, encoder_attention_heads=6, encoder_ffn_dim=1536).save_pretrained(tiny)
+    return {
+        Recipe().base: base,
+        "pypi:SmolLM2-135M-Instruct": base,
+        "../shared/models/whisper-tiny.en": tiny,
+    }
+
+
+@pytest.fixture(scope="module")
+def shallow(tmp_path_factory) -> str:
+    """Whisper-large-v3's encoder with 2 of its 32 layers: planning the others takes time and tells nothing new."""
+    config = AutoConfig.from_pretrained(FOLDER / "whisper-large-v3.json")
+    config.encoder_layers = config.decoder_layers = 2
+    config.save_pretrained(directory := tmp_path_factory.mktemp("shallow"))
+    return str(directory)
+
+
+def load(name: str, configs: dict[str, str]) -> Recipe:
+    recipe = load_recipe(FOLDER / name)
+    recipe.configs = {**configs, **recipe.configs}
+    return recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_its_plan_is_what_its_comments_say(name, configs, shallow):
+    recipe = load(name, configs)
+    assert name not in CLAIMS or set(recipe.configs) >= {recipe.base, recipe.encoder.name}
+    if name != FULLEST:
+        recipe.configs["openai/whisper-large-v3"] = shallow
+    assumed = Assumptions(clip_seconds=15 if name in CLAIMS else 6)
+    device, gpus = (GPUS["rtx4090"], 1) if name == "librispeech.yaml" else (GPUS["h100"], 8)
+    plan = plan_training(recipe, device, gpus, price=2.5, assumed=assumed)
+    out = io.StringIO()
+    print_training_plan(plan, Console(file=out, width=120))
+    assert "of full fine-tuning" in out.getvalue() and "cost at 2.5" in out.getvalue()
+    assert plan.fits
+    if name in CLAIMS:
+        assert plan.model.share_of_full == pytest.approx(CLAIMS[name], abs=0.005)
+        assert plan.hours == pytest.approx(48000, rel=0.02)
+
+
+def shrunken(recipe: Recipe, directory: Path) -> Recipe:
+    """The same recipe over a base as deep but 32 wide, a random encoder, a few recordings, and one step."""
+    layers = AutoConfig.from_pretrained(recipe.configs[recipe.base]).num_hidden_layers
+    recipe.base = str(save_base(directory / "base", layers=layers))
+    if recipe.encoder.name != "fbank":
+        mels = AutoConfig.from_pretrained(recipe.configs[recipe.encoder.name]).num_mel_bins
+        recipe.encoder.name = str(directory / "encoder")
+        size = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+        config = WhisperConfig(**size, decoder_layers=1, decoder_attention_heads=2, num_mel_bins=mels)
+        WhisperModel(config).save_pretrained(recipe.encoder.name)
+        WhisperFeatureExtractor(feature_size=mels).save_pretrained(recipe.encoder.name)
+    recipe.encoder.width, recipe.lora.rank = 16, 2
+    for name in ("feed_forward_width", "cgmlp_width"):
+        if getattr(recipe.upscale, name):
+            setattr(recipe.upscale, name, 32)
+    recipe.output_dir = str(directory / "run")
+    recipe.data.train, recipe.data.validation = str(save_recordings(directory / "audio")), None
+    recipe.data.batch_seconds, recipe.data.min_duration, recipe.data.num_workers = 3, 0.1, 0
+    recipe.train.max_steps, recipe.train.warmup_steps = 1, 0
+    recipe.train.ctc_warmup_steps = min(recipe.train.ctc_warmup_steps, 1)
+    recipe.train.save_steps, recipe.train.report_to = 1000, []
+    return recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_shrunken_copy_trains_and_what_is_frozen_stays(name, configs, tmp_path):
+    recipe = shrunken(load(name, configs), tmp_path)
+    model = SpeechLM.from_recipe(recipe)
+    before = {key: parameter.clone() for key, parameter in model.named_parameters()}
+    trainer = SpeechTrainer(model, SpeechProcessor.build(model.config), recipe)
+    trainer.train()
+    assert trainer.state.global_step == 1 + recipe.train.ctc_warmup_steps
+    trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
+    moved = {key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])}
+    assert moved <= trained
+    assert any(key.startswith("llm.") for key in moved) and any(key.startswith("projector.") for key in moved)
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+def test_a_recipe_extends_another_key_by_key(tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "shared.yaml").write_text("configs: {a: a.json}\ntrain: {max_steps: 7, warmup_steps: 3}\nseed: 1\n")
+    child = tmp_path / "below" / "child.yaml"
+    child.write_text("extends: ../shared.yaml\nconfigs: {b: b.json}\ntrain: {max_steps: 8}\n")
+    recipe = load_recipe(child, ["--train.warmup_steps=4"])
+    assert (recipe.train.max_steps, recipe.train.warmup_steps, recipe.seed) == (8, 4, 1)
+    assert recipe.configs == {"a": str(tmp_path / "a.json"), "b": str(tmp_path / "below" / "b.json")}
+
+
+@pytest.mark.parametrize("shared, words", [("extends: child.yaml", "itself"), ("sed: 1", "shared.yaml.*seed")])
+def test_a_mistake_in_what_is_extended_is_named(shared, words, tmp_path):
+    (tmp_path / "child.yaml").write_text("extends: shared.yaml\n")
+    (tmp_path / "shared.yaml").write_text(shared)
+    with pytest.raises(UserError, match=words):
+        load_recipe(tmp_path / "child.yaml")
+
+
+def test_a_configuration_belongs_to_a_name(configs, tmp_path):
+    """Another base on the command line is not planned with the recipe's own configuration."""
+    overrides = [f"--base={tmp_path / 'none'}", f"--output_dir={tmp_path}"]
+    with pytest.raises(UserError, match="none"):
+        plan_training(load_recipe(FOLDER / "librispeech.yaml", overrides), GPUS["h100"])
+    (tmp_path / "broken.json").write_text(json.dumps({"model_type": "none of all"}))
+    recipe = load_recipe(FOLDER / "librispeech.yaml")
+    recipe.configs[recipe.encoder.name] = str(tmp_path / "broken.json")
+    with pytest.raises(UserError, match="encoder"):
+        plan_training(recipe, GPUS["h100"])
