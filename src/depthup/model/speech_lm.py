@@ -22,7 +22,6 @@ from depthup.model import checkpoint
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.ctc_head import CtcHead
-from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
@@ -79,7 +78,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             if parameter.requires_grad:  # what trains does so in float32, whatever the frozen weights are kept in
                 parameter.data = parameter.data.float()
         self.generation_config = self.llm.generation_config
-        self._no_split_modules = [*(self.llm._no_split_modules or []), InsertedLayer.__name__]  # FSDP's units
+        # FSDP's units: what a base declares may name classes that it does not hold.
+        self._no_split_modules = sorted({type(layer).__name__ for layer in self.llm.get_decoder().layers})
         self.ctc_layer = self._ctc_layer()
         self.llm.get_decoder().layers[self.ctc_layer].register_forward_hook(_tap, with_kwargs=True)
 

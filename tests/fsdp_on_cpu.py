@@ -1,0 +1,24 @@
+"""`depthup COMMAND ...` for each JSON list of words given, as `accelerate launch` runs it on GPUs, but over gloo.
+
+Accelerate shards on GPUs only; told that these processes have some, it does all the same on the CPU.
+"""
+
+import json
+import sys
+
+import torch
+from accelerate import DistributedType, PartialState
+
+from depthup.cli import main
+
+
+def on_cpu(state: PartialState) -> None:
+    state.device = torch.device("cpu")
+
+
+PartialState._prepare_backend = lambda *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+PartialState.set_device = on_cpu
+torch.distributed.init_process_group("gloo")
+statuses = [main(json.loads(words)) for words in sys.argv[1:]]
+torch.distributed.destroy_process_group()
+sys.exit(max(statuses))
