@@ -133,7 +133,7 @@ def test_two_sharded_processes_equal_one(one, sharded):
 
 
 def test_sharded_weights_are_measured_as_whole_ones(one, sharded):
-    assert len(history(one, "eval_wer")) == 2 and len(history(one, "eval_loss")) == 3
+    assert len(history(one, "eval_wer")) == len(history(one, "eval_loss")) == 3
     assert history(sharded, "eval_wer") == history(one, "eval_wer")
     assert history(sharded, "eval_loss") == pytest.approx(history(one, "eval_loss"), rel=1e-3)
 

@@ -207,7 +207,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         if int(is_speech.sum()) != int(lengths.sum()):
             raise ValueError(f"{int(is_speech.sum())} placeholders in input_ids for {int(lengths.sum())} speech frames")
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
-        embeds = embeds.masked_scatter(is_speech[..., None], embeddings[real])
+        embeds = embeds.masked_scatter(is_speech[..., None], embeddings[real].to(embeds.dtype))
         pieces = torch.arange(1, len(lengths) + 1, device=input_ids.device)
         return embeds, torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(lengths))
 
@@ -283,14 +283,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         loss = self._label_loss(hidden, labels, num_items_in_batch)
         if ctc_weight and self.ctc_head is not None and context.spans is not None:
             share = 1.0 if num_items_in_batch is None else (labels != IGNORE).sum() / num_items_in_batch
-            states = context.spans.gather(context.tapped)
+            states = context.spans.gather(context.tap.states)
             ctc = self.ctc_head(states, context.spans.real.sum(1), ctc_labels, ctc_label_lengths)
             loss = loss + ctc_weight * share * ctc
         return CausalLMOutputWithPast(loss=loss)
 
     def _with_ctc(self, outputs: CausalLMOutputWithPast, context: SpeechContext) -> SpeechLMOutput:
         assert self.ctc_head is not None and context.spans is not None
-        log_probs = self.ctc_head.log_probs(context.spans.gather(context.tapped))
+        log_probs = self.ctc_head.log_probs(context.spans.gather(context.tap.states))
         lengths = context.spans.real.sum(1) * self.ctc_head.outputs
         return SpeechLMOutput(**outputs, ctc_log_probs=log_probs, ctc_lengths=lengths)
 
@@ -345,7 +345,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             decoder(inputs_embeds=embeddings, attention_mask=mask, speech=context, use_cache=False)
         finally:
             decoder.config.num_hidden_layers = num_layers
-        return self.ctc_head(context.tapped, lengths, labels, label_lengths)
+        return self.ctc_head(context.tap.states, lengths, labels, label_lengths)
 
     def generate(self, input_ids: Optional[torch.Tensor] = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """As any causal LM's; speech is encoded once. Returned prompts hold pad ids where placeholders stood."""
@@ -414,7 +414,7 @@ def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
 
 def _tap(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
     if (context := kwargs.get("speech")) is not None:
-        context.tapped = output[0] if isinstance(output, tuple) else output
+        context.tap.states = output[0] if isinstance(output, tuple) else output
 
 
 AutoConfig.register("depthup", SpeechLMConfig)

@@ -20,11 +20,16 @@ if TYPE_CHECKING:
 CONFIG = "recipes/accelerate/fsdp2.yaml"
 
 
+def shards() -> bool:
+    """Whether `accelerate launch` was told to shard."""
+    return parse_flag_from_env("ACCELERATE_USE_FSDP")
+
+
 def check_engine(recipe: Recipe) -> None:
     """Refuse settings of `accelerate launch` that cannot work here. Raises UserError."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
         raise UserError(f"DeepSpeed is not supported: its checkpoints fit no other engine; {CONFIG} shards as ZeRO does")
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if not shards():
         return
     if os.environ.get("FSDP_VERSION") != "2":
         raise UserError(f"FSDP: only version 2 is supported; take {CONFIG}, or set fsdp_version: 2 in your own")
@@ -45,7 +50,7 @@ def check_engine(recipe: Recipe) -> None:
 
 def set_up(accelerator: Accelerator, model: SpeechLM, recipe: Recipe) -> None:
     """Before Accelerate shards `model`. Raises UserError where FSDP was asked for and Accelerate does without."""
-    if not parse_flag_from_env("ACCELERATE_USE_FSDP"):
+    if not shards():
         return
     if not accelerator.is_fsdp2:
         raise UserError("FSDP: Accelerate shards over several GPUs only; train with torchrun (DDP) or in one process")

@@ -289,6 +289,8 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         use_cpu=not torch.cuda.is_available(),
         # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
         ddp_find_unused_parameters=settings.ctc_warmup_steps > 0 or bool(recipe.replay.text),
+        # FSDP: gradients of every batch go to their shards, since whole ones would need the memory that sharding saves.
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": engine.shards()}},
         ignore_data_skip=True,  # the stream itself stands where it stood
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
