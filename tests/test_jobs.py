@@ -21,11 +21,11 @@ VALUES = {"ENGINE": "--multi_gpu", "RECIPE": "recipes/smollm2-1.7b/e_branchforme
 
 def commands(path: Path) -> list[str]:
     """Shell scripts: the job's own, and those it hands to another shell."""
-    script = path.read_text() if path.suffix == ".sh" else "\n".join(yaml.safe_load(path.read_text())[k] for k in STAGES)
+    script = path.read_text()
+    if path.suffix == ".yaml":
+        job = yaml.safe_load(script)
+        script = f"{job['setup']}\n{job['run']}"
     return [script, *re.findall(r"bash -c '(.*?)'", script, re.DOTALL)]
-
-
-STAGES = ("setup", "run")
 
 
 @pytest.mark.parametrize("path", [SLURM, SKY], ids=lambda path: path.name)

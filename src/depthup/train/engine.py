@@ -28,7 +28,9 @@ def shards() -> bool:
 def check_engine(recipe: Recipe) -> None:
     """Refuse settings of `accelerate launch` that cannot work here. Raises UserError."""
     if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
-        raise UserError(f"DeepSpeed is not supported: its checkpoints fit no other engine; {CONFIG} shards as ZeRO does")
+        raise UserError(
+            f"DeepSpeed: its checkpoints fit no other engine, so it is not supported; {CONFIG} shards as well"
+        )
     if not shards():
         return
     if os.environ.get("FSDP_VERSION") != "2":
