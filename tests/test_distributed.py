@@ -63,7 +63,7 @@ def two_processes(recipe: Path, run: Path) -> Path:
 def two_sharded(*runs: list[str]) -> None:
     """Trainings by the shipped FSDP2 configuration, one after the other in the same two processes."""
     launch = ["accelerate.commands.launch", f"--config_file={FSDP}", "--num_processes=2", "--main_process_port=0"]
-    spawn(*launch, str(HERE / "fsdp_on_cpu.py"), *(json.dumps(["train", *run, ACCUMULATE.format(2)]) for run in runs))
+    spawn(*launch, str(HERE / "fsdp_on_cpu.py"), *(json.dumps([*run, ACCUMULATE.format(2)]) for run in runs))
 
 
 def halved(run: Path, half: Path) -> Path:
@@ -99,12 +99,15 @@ def two(recipe, folder) -> Path:
 
 @pytest.fixture(scope="module")
 def sharded(recipe, folder, two) -> Path:
-    """A sharded run that recomputes activations; beside it one that goes on from `two`, and one in bfloat16."""
+    """A sharded run that recomputes activations; beside it one that goes on from `two`, and one in bfloat16.
+
+    The last keeps gathered weights after use, so that measurements leave copies in bfloat16 behind.
+    """
     checkpointing, short = "--train.gradient_checkpointing=true", "--train.max_steps=1"
     two_sharded(
         words(recipe, folder / "sharded", checkpointing),
         words(recipe, halved(two, folder / "two-then-sharded"), checkpointing),
-        words(recipe, folder / "bfloat16", "--dtype=bfloat16", short),
+        ["FSDP_RESHARD_AFTER_FORWARD=false", *words(recipe, folder / "bfloat16", "--dtype=bfloat16", short)],
     )
     return folder / "sharded"
 
