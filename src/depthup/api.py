@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("depthup")
 RESUMABLE = (
-    *("output_dir", "configs", "data.num_workers", "train.gradient_accumulation_steps"),
+    *("output_dir", "configs", "data.num_workers", "train.gradient_accumulation_steps", "train.gradient_checkpointing"),
     *("train.logging_steps", "train.eval_", "train.save_", "train.report_to", "train.on_nan"),
 )
 """Keys that may change between a run and its resumption."""
@@ -94,10 +94,12 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     processes (`torchrun`), which is exact when accumulated batches times processes stay the same.
     Raises UserError, among others where `output_dir` holds a run of another recipe.
     """
+    from depthup.train.engine import check_engine
     from depthup.train.trainer import SpeechTrainer, last_checkpoint
 
     if not isinstance(recipe, Recipe):
         recipe = load_recipe(recipe, overrides)
+    check_engine(recipe)
     run = Path(recipe.output_dir)
     processes = PartialState(cpu=not torch.cuda.is_available())
     with processes.main_process_first():

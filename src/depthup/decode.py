@@ -60,20 +60,11 @@ def decode(
         limits: most tokens of each row.
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
     """
-    embeds, speech_ids = model.merge(inputs["input_ids"], inputs["input_features"], inputs["input_lengths"])
     mask = inputs["attention_mask"]
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     cache = DynamicCache(config=model.llm.config)
     options = {"past_key_values": cache, "use_cache": True}
-    out = model(
-        inputs_embeds=embeds,
-        speech_ids=speech_ids,
-        attention_mask=mask,
-        position_ids=positions,
-        logits_to_keep=1,
-        return_ctc=True,
-        **options,
-    )
+    out = model(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=True, **options)
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     tokens: list[list[int]] = [[] for _ in limits]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Optional, Union
 
 import torch
+import torch.distributed as dist
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -42,9 +43,10 @@ def trained_tensors(model: SpeechLM) -> dict[str, torch.Tensor]:
 
 
 def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """The same on the CPU, gathered from all ranks where they are sharded; every rank must call it."""
+    """The same on the CPU, gathered where they are sharded: every rank must call it, and rank 0 gets them."""
+    first = not dist.is_initialized() or dist.get_rank() == 0
     gathered = ((name, t.full_tensor() if isinstance(t, DTensor) else t) for name, t in tensors.items())
-    return {name: tensor.detach().cpu().contiguous() for name, tensor in gathered}
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in gathered if first}
 
 
 def save_trained(model: SpeechLM, directory: Path, tensors: Optional[dict[str, torch.Tensor]] = None) -> None:

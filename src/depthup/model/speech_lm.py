@@ -23,7 +23,6 @@ from depthup.model import checkpoint
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.ctc_head import CtcHead
-from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
@@ -80,7 +79,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             if parameter.requires_grad:  # what trains does so in float32, whatever the frozen weights are kept in
                 parameter.data = parameter.data.float()
         self.generation_config = self.llm.generation_config
-        self._no_split_modules = [*(self.llm._no_split_modules or []), InsertedLayer.__name__]  # FSDP's units
+        # FSDP's units: what a base declares may name classes that it does not hold.
+        self._no_split_modules = sorted({type(layer).__name__ for layer in self.llm.get_decoder().layers})
         self.ctc_layer = self._ctc_layer()
         self.llm.get_decoder().layers[self.ctc_layer].register_forward_hook(_tap, with_kwargs=True)
 
@@ -210,7 +210,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         if int(is_speech.sum()) != int(lengths.sum()):
             raise ValueError(f"{int(is_speech.sum())} placeholders in input_ids for {int(lengths.sum())} speech frames")
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
-        embeds = embeds.masked_scatter(is_speech[..., None], embeddings[real])
+        embeds = embeds.masked_scatter(is_speech[..., None], embeddings[real].to(embeds.dtype))
         pieces = torch.arange(1, len(lengths) + 1, device=input_ids.device)
         return embeds, torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(lengths))
 
@@ -286,14 +286,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         loss = self._label_loss(hidden, labels, num_items_in_batch)
         if ctc_weight and self.ctc_head is not None and context.spans is not None:
             share = 1.0 if num_items_in_batch is None else (labels != IGNORE).sum() / num_items_in_batch
-            states = context.spans.gather(context.tapped)
+            states = context.spans.gather(context.tap.states)
             ctc = self.ctc_head(states, context.spans.real.sum(1), ctc_labels, ctc_label_lengths)
             loss = loss + ctc_weight * share * ctc
         return CausalLMOutputWithPast(loss=loss)
 
     def _with_ctc(self, outputs: CausalLMOutputWithPast, context: SpeechContext) -> SpeechLMOutput:
         assert self.ctc_head is not None and context.spans is not None
-        log_probs = self.ctc_head.log_probs(context.spans.gather(context.tapped))
+        log_probs = self.ctc_head.log_probs(context.spans.gather(context.tap.states))
         lengths = context.spans.real.sum(1) * self.ctc_head.outputs
         return SpeechLMOutput(**outputs, ctc_log_probs=log_probs, ctc_lengths=lengths)
 
@@ -348,7 +348,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             decoder(inputs_embeds=embeddings, attention_mask=mask, speech=context, use_cache=False)
         finally:
             decoder.config.num_hidden_layers = num_layers
-        return self.ctc_head(context.tapped, lengths, labels, label_lengths)
+        return self.ctc_head(context.tap.states, lengths, labels, label_lengths)
 
     def generate(self, input_ids: Optional[torch.Tensor] = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """As any causal LM's; speech is encoded once. Returned prompts hold pad ids where placeholders stood."""
@@ -417,7 +417,7 @@ def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
 
 def _tap(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
     if (context := kwargs.get("speech")) is not None:
-        context.tapped = output[0] if isinstance(output, tuple) else output
+        context.tap.states = output[0] if isinstance(output, tuple) else output
 
 
 AutoConfig.register("depthup", SpeechLMConfig)

@@ -22,9 +22,14 @@ from depthup.data.replay import TextReplay, distillation
 from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
 from depthup.model import checkpoint
+from depthup.model.base import resolve_dtype
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
+<<<<<<< HEAD
 from depthup.train.finite import FiniteSteps, telling
+=======
+from depthup.train import engine
+>>>>>>> w-engines
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
 from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state
@@ -47,6 +52,7 @@ class SpeechTrainer(Trainer):
             model.gradient_checkpointing_enable({"use_reentrant": False})
         # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
         super().__init__(model=model, args=training_arguments(recipe), processing_class=processor, eval_dataset=[])
+        engine.set_up(self.accelerator, model, recipe)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(ProgressLine(self))
@@ -212,7 +218,10 @@ class SpeechTrainer(Trainer):
 
     def _validate(self, measure: Callable[..., Any]) -> Any:
         model, data = self.accelerator.unwrap_model(self.model), self.recipe.data
-        return measure(model, self.processing_class, data.validation, data, limit=self.recipe.train.eval_clips)
+        # Every process measures the same clips, since sharded weights are gathered by all of them together.
+        found = measure(model, self.processing_class, data.validation, data, limit=self.recipe.train.eval_clips)
+        engine.reshard(model)
+        return found
 
     def log(self, logs: dict[str, float], start_time: Optional[float] = None) -> None:
         if "loss" in logs:
@@ -247,6 +256,12 @@ class SpeechTrainer(Trainer):
     def _remove_old(self) -> None:
         for old in checkpoints(Path(self.args.output_dir))[: -self.recipe.train.save_total_limit]:
             files.remove(old)
+
+    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
+        prepared = super()._prepare_for_training(*args, **kwargs)
+        if self.recipe.replay.text:
+            engine.reduce_unused(self.model)
+        return prepared
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Optional[nn.Module] = None) -> None:
         """Nothing: the weights were loaded before the engine could wrap or shard the model."""
@@ -292,7 +307,6 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
     """The Trainer's arguments for a recipe."""
     settings = recipe.train
     steps = settings.ctc_warmup_steps + settings.max_steps
-    bf16 = torch.cuda.is_available() and recipe.dtype != "float32" and torch.cuda.is_bf16_supported()
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output_dir) / "tensorboard")  # the Trainer's only way
     return TrainingArguments(
         output_dir=recipe.output_dir,
@@ -310,10 +324,12 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         save_steps=settings.save_steps,
         report_to=settings.report_to,
         seed=recipe.seed,
-        bf16=bf16,
+        bf16=resolve_dtype(recipe.dtype) == torch.bfloat16,
         use_cpu=not torch.cuda.is_available(),
         # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
         ddp_find_unused_parameters=settings.ctc_warmup_steps > 0 or bool(recipe.replay.text),
+        # FSDP: gradients of every batch go to their shards, since whole ones would need the memory that sharding saves.
+        accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": engine.shards()}},
         ignore_data_skip=True,  # the stream itself stands where it stood
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
