@@ -182,7 +182,9 @@ def reading(folder: str, source: Any, batches: Iterator[np.ndarray]) -> str:
     began, audio = time.process_time(), 0.0
     for clips in batches:
         for number in clips:
-            audio += read_cut(source.shards[number // SHARD_CLIPS].cuts, int(number % SHARD_CLIPS)).duration
+            audio += read_cut(
+                source.reader, source.shards[number // SHARD_CLIPS].cuts, int(number % SHARD_CLIPS)
+            ).duration
     return f"{(time.process_time() - began) / audio * 1e6:.1f}" if audio else "-"
 
 

@@ -113,7 +113,7 @@ class DataConfig:
     num_buckets: int = 10
     """Duration buckets; clips of a batch come from one bucket."""
     shuffle_buffer: int = 20000
-    """Clips held in memory to shuffle from."""
+    """Clips of an epoch's order that are shuffled together; their audio is not in memory."""
     min_duration: float = 0.1
     """Shorter clips (seconds) are skipped."""
     max_duration: float = 30.0

@@ -63,6 +63,8 @@ class ShardCuts:
     strict: bool
     open_index: Callable[[ShardCuts], np.ndarray]
     damaged: dict[str, str] = field(default_factory=dict, compare=False)
+    reader: object = field(default_factory=object, compare=False)
+    """Its own: files may be others when they are opened again."""
 
     def __iter__(self) -> Iterator[Cut]:
         for number in range(len(self.index)):
@@ -105,10 +107,10 @@ class ShardCuts:
         row = self.index[number]
         shard = self.shards[row["shard"]]
         try:
-            cut = read_cut(shard.cuts, number - self._first[row["shard"]])
+            cut = read_cut(self.reader, shard.cuts, number - self._first[row["shard"]])
             if shard.recording:
-                recording = read_recording(shard.recording, cut.id, int(row["offset"]), int(row["bytes"]))
-                cut.recording = recording or cut.recording
+                offset, size = int(row["offset"]), int(row["bytes"])
+                cut.recording = read_recording(self.reader, shard.recording, cut.id, offset, size) or cut.recording
         except Exception as error:  # Lhotse's many readers share no exception type.
             self.tell(shard, _reason(error))
             return None

@@ -34,7 +34,8 @@ RECENT = 64
 
 def index_shard(cuts: str, recording: str | None) -> np.ndarray:
     """Rows [clips] of `CLIP` for one shard, from its cuts and the headers of its tar; `joined` numbers the shards."""
-    seconds = [deserialize_item(json.loads(line)).duration for line in _lines(cuts)]
+    with open_best(cuts, "r") as lines:
+        seconds = [deserialize_item(json.loads(line)).duration for line in lines]
     spans = _spans(recording) if recording else [(0, 0)] * len(seconds)
     if len(spans) != len(seconds):
         raise ValueError(f"audio of {len(spans)} clips instead of {len(seconds)}")
@@ -84,18 +85,18 @@ def cached_path(name: str) -> Path:
     return CACHE / f"{name}.npy"
 
 
-def read_cut(cuts: str, line: int) -> Cut:
-    """Cut `line` of a shard, without its audio."""
-    return deserialize_item(json.loads(_lines(cuts)[line]))
+def read_cut(reader: object, cuts: str, line: int) -> Cut:
+    """Cut `line` of a shard, without its audio. What is read from a file is kept for the same `reader`."""
+    return deserialize_item(json.loads(_lines(reader, cuts)[line]))
 
 
-def read_recording(recording: str, name: str, offset: int, size: int) -> Recording | None:
+def read_recording(reader: object, recording: str, name: str, offset: int, size: int) -> Recording | None:
     """The recording of the cut `name`, with its encoded audio; None where the shard holds none for it.
 
     Nothing but these bytes is read of a file or URL. Compressed tars and what a command writes cannot be read in
-    part: they are copied to a temporary file.
+    part: they are copied to a temporary file, which is kept for the same `reader`.
     """
-    with _opened(recording) as file:
+    with _opened(reader, recording) as file:
         file.seek(offset)
         slice_of_tar = BytesIO(file.read(size))
     manifest, path = next(iter(TarIterator(slice_of_tar)))
@@ -105,33 +106,31 @@ def read_recording(recording: str, name: str, offset: int, size: int) -> Recordi
 
 
 @lru_cache(maxsize=RECENT)
-def _lines(cuts: str) -> list[str]:
+def _lines(reader: object, cuts: str) -> list[str]:
     with open_best(cuts, "r") as file:
-        return [line for line in file if line.strip()]
+        return list(file)
 
 
 def _spans(recording: str) -> list[tuple[int, int]]:
     """First byte and length, headers included, of each pair of files (audio, its recording) in a tar."""
-    with _opened(recording) as file, tarfile.open(fileobj=file, mode="r:") as tar:
+    with open_best(recording, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
         bounds = [member.offset for member in tar]
         bounds.append(tar.offset)
     return [(bounds[i], bounds[i + 2] - bounds[i]) for i in range(0, len(bounds) - 2, 2)]
 
 
 @contextmanager
-def _opened(recording: str) -> Iterator[BinaryIO]:
+def _opened(reader: object, recording: str) -> Iterator[BinaryIO]:
     if recording.startswith(COMMAND) or recording.endswith(".gz"):
         # Not a copy of the process that this one was forked from: the two would move each other's place in it.
-        copy = _copy(recording, os.getpid())
-        copy.seek(0)
-        yield copy
+        yield _copy(reader, recording, os.getpid())
     else:
         with open_best(recording, "rb") as file:
             yield file
 
 
 @lru_cache(maxsize=RECENT)
-def _copy(recording: str, process: int) -> BinaryIO:
+def _copy(reader: object, recording: str, process: int) -> BinaryIO:
     file = tempfile.TemporaryFile(prefix="depthup-")  # noqa: SIM115  # open until it is forgotten
     with open_best(recording, "rb") as stream:
         shutil.copyfileobj(stream, file)
