@@ -5,7 +5,7 @@
 
 Shards are made up as `depthup data` would leave them (manifest.json, index.npy, cuts), without their audio, and removed
 afterwards; the index and 64 ranks' plan are the real ones. Durations are those of read speech, about: 65 % of the clips
-normal around 13.8 s (deviation 1.9 s), 35 % even from 1.5 to 13 s; 11.5 s on average. Cuts are written up to 1000
+normal around 13.8 s (deviation 1.9 s), 35 % even from 1.5 to 13 s; 11.5 s on average. Cuts are written up to 100
 hours. Each number of hours runs in a process of its own. A Markdown table on standard output.
 """
 
@@ -39,7 +39,7 @@ from depthup.data.shard_writer import sha256
 SHARD_CLIPS = 1000
 MEAN_SECONDS = 11.5
 FLAC_BYTES = 17_500  # of a second
-HOURS_WITH_CUTS = 1000
+HOURS_WITH_CUTS = 100
 WORKERS = 4
 
 
@@ -49,19 +49,21 @@ def main() -> int:
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--batch-seconds", type=float, default=240.0)
     parser.add_argument("--num-buckets", type=int, default=DataConfig.num_buckets)
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.one:
-        print(json.dumps(measure(float(options.hours), options)))
+    if options.folder:
+        print(json.dumps(measure(options.folder, options)))
         return 0
-    rows = []
-    for hours in options.hours.split(","):
-        words = [sys.executable, __file__, "--one", "--hours", hours, "--ranks", str(options.ranks)]
-        words += ["--batch-seconds", str(options.batch_seconds), "--num-buckets", str(options.num_buckets)]
-        result = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
+    rows, hours = [], [float(word) for word in options.hours.split(",")]
+    for one in hours:
+        with tempfile.TemporaryDirectory(prefix="depthup-scale-") as folder:
+            write_shards(Path(folder), one)
+            words = [sys.executable, __file__, "--folder", folder, "--ranks", str(options.ranks)]
+            words += ["--batch-seconds", str(options.batch_seconds), "--num-buckets", str(options.num_buckets)]
+            result = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
         rows.append(json.loads(result.stdout.strip().splitlines()[-1]))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
-    print("| | " + " | ".join(f"{row.pop('hours'):,.0f} h" for row in rows) + " |")
+    print("| | " + " | ".join(f"{one:,.0f} h" for one in hours) + " |")
     print("|---" + "|---:" * len(rows) + "|")
     for name in rows[0]:
         print(f"| {name} | " + " | ".join(str(row[name]) for row in rows) + " |")
@@ -75,55 +77,51 @@ class PlannedStream(BatchStream):
         return planned[1]
 
 
-def measure(hours: float, options: argparse.Namespace) -> dict[str, Any]:
-    """A row of the table; times in seconds of this process (CPU)."""
+def measure(folder: str, options: argparse.Namespace) -> dict[str, str]:
+    """A column of the table; times in seconds of CPU."""
     data = DataConfig(batch_seconds=options.batch_seconds, num_buckets=options.num_buckets)
-    with tempfile.TemporaryDirectory(prefix="depthup-scale-") as folder:
-        clips = write_shards(Path(folder), hours)
-        before, began = anonymous_mb(), time.process_time()
-        source = open_shar(folder, lambda cut: cut, strict=True)
-        cuts = CutSet(Sources((source,)))
+    before, began = anonymous_mb(), time.process_time()
+    source = open_shar(folder, lambda cut: cut, strict=True)
 
-        def stream(rank: int = 0, ranks: int = 1) -> PlannedStream:
-            return PlannedStream(cuts, SimpleNamespace(sampling_rate=16000), data, AugmentConfig(), 0, rank, ranks)  # type: ignore[arg-type]
+    def stream(rank: int = 0, ranks: int = 1) -> PlannedStream:
+        processor: Any = SimpleNamespace(sampling_rate=16000)
+        return PlannedStream(CutSet(Sources((source,))), processor, data, AugmentConfig(), 0, rank, ranks)
 
-        next(iter(stream()))
-        first = time.process_time() - began
-        batches = sum(1 for _ in stream().plan.epoch(0, 0))
-        planning = time.process_time() - began - first
-        middle = stream(options.ranks - 1, options.ranks)
-        middle.skip(batches // 2 // options.ranks)
-        began = time.process_time()
-        next(iter(middle))
-        resuming = time.process_time() - began
-        memory = anonymous_mb() - before
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-        audio, padded, seen = epoch(middle, source.seconds)
-        assert (seen == 1).all(), "a clip is missing or came twice"
-        own = reading(folder, source, islice(stream(0, options.ranks * WORKERS), batches // options.ranks // WORKERS))
-        return {
-            "hours": hours,
-            "clips": f"{clips:,}",
-            "batches of an epoch": f"{batches:,}",
-            "every clip once": "yes",
-            "s to open and plan the first batch": f"{first:.2f}",
-            "s to plan an epoch, all ranks": f"{planning:.2f}",
-            "µs of planning per s of audio": f"{planning / audio.sum() * 1e6:.3f}",
-            f"ms of planning per step of {options.ranks} ranks": f"{planning / batches * options.ranks * 1e3:.2f}",
-            "µs to read cuts per s of audio, own batches": own,
-            "s to resume in mid-epoch": f"{resuming:.2f}",
-            "MB of a loader's own, more than at its start": f"{memory:.0f}",
-            "MB of index, mapped": f"{(Path(folder) / 'index.npy').stat().st_size / 2**20:.1f}",
-            "peak MB, Python and mapped included": f"{peak:.0f}",
-            "padding, of all seconds": f"{1 - audio.sum() / padded.sum():.2%}",
-            "fill of `batch_seconds`, padding included": f"{padded.mean() / options.batch_seconds:.1%}",
-            "balance of padded seconds, mean/max over ranks": balance(padded, options.ranks),
-            "balance of audio seconds, mean/max over ranks": balance(audio, options.ranks),
-        }
+    next(iter(stream()))
+    first = time.process_time() - began
+    batches = sum(1 for _ in stream().plan.epoch(0, 0))
+    planning = time.process_time() - began - first
+    middle = stream(options.ranks - 1, options.ranks)
+    middle.skip(batches // 2 // options.ranks)
+    began = time.process_time()
+    next(iter(middle))
+    resuming = time.process_time() - began
+    memory = anonymous_mb() - before
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    audio, padded, seen = epoch(middle, source.seconds)
+    own = reading(folder, source, islice(stream(0, options.ranks * WORKERS), batches // options.ranks // WORKERS))
+    return {
+        "clips": f"{len(seen):,}",
+        "batches of an epoch": f"{batches:,}",
+        "clips that come once in it": f"{(seen == 1).mean():.0%}",
+        "s to open and to plan the first batch": f"{first:.2f}",
+        "s to plan an epoch of all ranks": f"{planning:.2f}",
+        "µs of planning per s of audio": f"{planning / audio.sum() * 1e6:.3f}",
+        f"ms of planning per step of {options.ranks} ranks": f"{planning / batches * options.ranks * 1e3:.2f}",
+        "µs to read the cuts of own batches per s of audio": own,
+        "s to resume in mid-epoch": f"{resuming:.2f}",
+        "MB of a loader's own memory for all this": f"{memory:.0f}",
+        "MB of index, mapped and shared": f"{(Path(folder) / 'index.npy').stat().st_size / 2**20:.1f}",
+        "peak MB, with Python's libraries and the index": f"{peak:.0f}",
+        "padding, of all seconds": f"{1 - audio.sum() / padded.sum():.2%}",
+        "`batch_seconds` used, padding included": f"{padded.mean() / options.batch_seconds:.1%}",
+        "padded seconds of a step, mean/max over ranks": balance(padded, options.ranks),
+        "audio seconds of a step, mean/max over ranks": balance(audio, options.ranks),
+    }
 
 
-def write_shards(folder: Path, hours: float) -> int:
-    """Shards without audio; returns how many clips."""
+def write_shards(folder: Path, hours: float) -> None:
+    """Shards without audio."""
     rng = np.random.default_rng(0)
     clips = round(hours * 3600 / MEAN_SECONDS)
     long = rng.random(clips) < 0.65
@@ -138,7 +136,6 @@ def write_shards(folder: Path, hours: float) -> int:
         for number, piece in enumerate(pieces):
             lines = "".join(line(f"{number}-{n}", float(one)) for n, one in enumerate(piece))
             (folder / "shards" / shard_files(number)[1]).write_bytes(gzip.compress(lines.encode(), 6))
-    return clips
 
 
 def shard_rows(seconds: np.ndarray) -> np.ndarray:

@@ -126,6 +126,7 @@ def test_a_worker_reads_the_bytes_of_its_own_clips_and_no_others(shards, far_awa
 def test_planning_needs_neither_audio_nor_cuts(shards):
     stream = stream_of(shards)
     shutil.rmtree(shards / "shards")
+    assert np.allclose(stream.clips.seconds(np.arange(CLIPS)), 0.1 + 0.01 * np.arange(CLIPS))
     for epoch in range(3):
         assert sorted(sum(epoch_of(stream, epoch), [])) == list(range(CLIPS))
 
@@ -275,7 +276,7 @@ def plan_of(*seconds: np.ndarray, **options) -> BatchPlan:
 READ_SPEECH = np.random.default_rng(0).normal(13.0, 3.0, 30_000).clip(1, 20)
 
 
-@pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 1}, {"num_buckets": 1}, {"max_batch_clips": 3}])
+@pytest.mark.parametrize("options", [{}, {"shuffle_buffer": 50}, {"num_buckets": 1}, {"max_batch_clips": 3}])
 def test_every_clip_once_and_within_budget(options):
     plan = plan_of(READ_SPEECH[:7_000], READ_SPEECH[7_000:9_000], batch_seconds=100, **options)
     for epoch in range(2):
@@ -291,10 +292,12 @@ def test_batches_are_full_and_little_of_them_is_padding():
     batches = list(plan_of(READ_SPEECH, batch_seconds=240).epoch(0, 0))
     audio = np.array([READ_SPEECH[clips].sum() for clips in batches])
     padded = np.array([len(clips) * READ_SPEECH[clips].max() for clips in batches])
-    assert audio.sum() > 0.93 * padded.sum() and np.median(padded) > 0.95 * 240
+    assert audio.sum() > 0.95 * padded.sum() and padded.mean() > 0.97 * 240
     # Ranks that train side by side wait little for each other.
     steps = padded[: len(padded) // 8 * 8].reshape(-1, 8)
-    assert steps.mean() > 0.93 * steps.max(axis=1).mean()
+    assert steps.mean() > 0.97 * steps.max(axis=1).mean()
+    # Clips that stand side by side in a shard do not come together.
+    assert np.median([np.ptp(clips) for clips in batches]) > 10_000
 
 
 def test_mixed_sources_are_drawn_anew_until_all_are_through():

@@ -23,7 +23,8 @@ class BatchPlan:
 
     A batch holds clips of one duration bucket and, padded to the bucket's bound, at most `data.batch_seconds` of audio
     (a longer clip comes alone). `data.shuffle_buffer` clips of the epoch's order are shuffled together and give as
-    many full batches as they can; the rest waits for those that follow. Only an epoch's last batches are not full.
+    many full batches as they can; the rest waits for those that follow. What still waits at the end of an epoch comes
+    last, in batches across buckets.
 
     Raises UserError where no clip lasts between `data.min_duration` and `data.max_duration`.
     """
@@ -51,8 +52,19 @@ class BatchPlan:
             batches, rests = self._batches(rng.permutation(clips))
             waiting = np.concatenate(rests)
             yield from (batches[index] for index in rng.permutation(len(batches)))
-        rests = [rest for rest in self._batches(waiting)[1] if len(rest)]
-        yield from (rests[index] for index in rng.permutation(len(rests)))
+        last = self._last_batches(waiting)
+        yield from (last[index] for index in rng.permutation(len(last)))
+
+    def _last_batches(self, clips: np.ndarray) -> list[np.ndarray]:
+        """What no bucket could fill a batch with: clips [N] of all buckets, those of like duration together."""
+        clips = clips[np.argsort(self.sources.seconds(clips), kind="stable")]
+        seconds = self.sources.seconds(clips)
+        begins = [0] if len(clips) else []
+        for place in range(1, len(clips)):
+            size = place + 1 - begins[-1]
+            if size > self.data.max_batch_clips or size * seconds[place] > self.data.batch_seconds:
+                begins.append(place)
+        return np.split(clips, begins[1:]) if begins else []
 
     def _batches(self, clips: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Full batches of clips [N], and what is left in each bucket, in the order of the clips."""
