@@ -111,10 +111,10 @@ class DataConfig:
     """Seconds of audio per batch, on each device."""
     max_batch_clips: int = 256
     """Most clips in a batch."""
-    num_buckets: int = 10
+    num_buckets: int = 30
     """Duration buckets; clips of a batch come from one bucket."""
     shuffle_buffer: int = 20000
-    """Clips held in memory to shuffle from."""
+    """Clips of an epoch's order that are shuffled together; their audio is not in memory."""
     min_duration: float = 0.1
     """Shorter clips (seconds) are skipped."""
     max_duration: float = 30.0

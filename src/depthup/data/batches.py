@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import logging
-import random
 from collections import deque
 from collections.abc import Iterable, Iterator
-from itertools import count, islice
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from lhotse import CutSet
 from lhotse.cut import Cut
-from lhotse.dataset.sampling.dynamic_bucketing import (
-    DynamicBucketer,
-    FixedBucketBatchSizeConstraint,
-    estimate_duration_buckets,
-)
 from torch.utils.data import IterableDataset, get_worker_info
 
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data.audio import BadAudio, read_audio
 from depthup.data.augment import Augmenter
-from depthup.data.mixing import in_epoch
+from depthup.data.mixing import Sources
+from depthup.data.plan import BatchPlan
 from depthup.data.replay import TextReplay
 from depthup.errors import UserError
 
@@ -32,24 +27,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("depthup")
 
-# Clips whose durations decide the bounds of the buckets.
-CLIPS_FOR_BUCKETS = 2000
-
 Batch = dict[str, torch.Tensor]
+Planned = tuple[int, np.ndarray]
+"""The epoch of a batch, and the numbers [clips] of its clips."""
 
 
 class BatchStream(IterableDataset):
     """Batches for training, epoch after epoch without end, for `DataLoader(stream, batch_size=None)`.
 
-    A batch holds clips of one duration bucket and, padding included, at most `data.batch_seconds` of audio (a longer
-    clip comes alone). It is what `processor.training_batch` returns, plus `seconds`: seconds of audio in it.
+    A batch holds the clips that `BatchPlan` puts together. It is what `processor.training_batch` returns, plus
+    `seconds`: seconds of audio in it. Every worker of every rank plans all batches, and reads the clips of its own.
 
     Batches are numbered k = 0, 1, ... over all epochs. Rank r takes those with k % world_size == r, and augments batch
     k with a generator seeded by (seed, k): order and contents depend neither on workers nor on resuming. A bad clip is
     skipped, counted and named in the log; a batch of only bad clips gives way to the clips of the next one.
     With `replay` some batches are text instead.
 
-    Iterating raises `UserError` where no clip lasts between `data.min_duration` and `data.max_duration`, where every
+    Raises `UserError` where no clip lasts between `data.min_duration` and `data.max_duration`; iterating, where every
     clip of an epoch is bad, and with `data.strict` at the first bad clip.
     """
 
@@ -65,7 +59,8 @@ class BatchStream(IterableDataset):
         replay: TextReplay | None = None,
     ) -> None:
         super().__init__()
-        self.cuts = cuts
+        assert isinstance(cuts.data, Sources), "cuts must be what load_cuts gives"
+        self.clips = cuts.data
         self.processor = processor
         self.data = data
         self.augmenter = Augmenter(augment, processor.sampling_rate)
@@ -75,16 +70,20 @@ class BatchStream(IterableDataset):
         self.replay = replay
         self.num_skipped = 0
         self.num_bad = 0
+        # Here, so that the workers of this process share what it reads.
+        self.plan = BatchPlan(self.clips, data)
+        if rank == 0 and (others := self.plan.num_clips - self.plan.num_fitting):
+            log.info("passed over %d clips outside data.min_duration and data.max_duration", others)
 
     def skip(self, num_batches: int) -> None:
-        """Makes iteration start after this rank's first `num_batches`; no audio is loaded for them."""
+        """Makes iteration start after this rank's first `num_batches`; they are only planned."""
         self.num_skipped = num_batches
 
     def __iter__(self) -> Iterator[Batch]:
         info = get_worker_info()
         worker, num_workers = (info.id, info.num_workers) if info else (0, 1)
-        plan = self._plan(tell=worker == self.rank == 0)
-        ahead: deque[tuple[int, list[Cut]]] = deque()
+        plan = self._plan()
+        ahead: deque[Planned] = deque()
         for number in count():
             step, rank = divmod(number, self.world_size)
             due = step - self.num_skipped
@@ -98,77 +97,34 @@ class BatchStream(IterableDataset):
             if mine:
                 yield self._load(number, planned, ahead, plan)
 
-    def _plan(self, tell: bool) -> Iterator[tuple[int, list[Cut]]]:
-        """The epoch and cuts of every batch of all ranks; touches no audio."""
-        constraint = self._constraint()
+    def _plan(self) -> Iterator[Planned]:
+        """Every batch of all ranks."""
         for epoch in count():
-            # Not DynamicBucketingSampler: it chooses buckets by worker, or else stops before an epoch's last clips.
-            bucketer = DynamicBucketer(
-                self._fitting_cuts(epoch, tell and epoch == 0),
-                duration_bins=constraint.max_seq_len_buckets[:-1],
-                world_size=1,
-                constraint=constraint,
-                buffer_size=self.data.shuffle_buffer,
-                shuffle=True,
-                rng=random.Random(self.seed + epoch),
-                bucket_rng=random.Random(self.seed + epoch),
-            )
-            empty = True
-            for cuts in bucketer:
-                empty = False
-                yield epoch, list(cuts)
-            if empty:
-                raise UserError(
-                    f"data: no clip lasts between data.min_duration ({self.data.min_duration} s) and data.max_duration "
-                    f"({self.data.max_duration} s); widen them or check the durations in the manifest"
-                )
-
-    def _cuts(self, epoch: int) -> Iterable[Cut]:
-        return in_epoch(self.cuts, self.seed, epoch, self.data.weights)
-
-    def _fitting_cuts(self, epoch: int, tell: bool) -> Iterator[Cut]:
-        others = 0
-        for cut in self._cuts(epoch):
-            if self._fits(cut):
-                yield cut
-            else:
-                others += 1
-        if tell and others:
-            log.info("passed over %d clips outside data.min_duration and data.max_duration", others)
-
-    def _fits(self, cut: Cut) -> bool:
-        return self.data.min_duration <= cut.duration <= self.data.max_duration
-
-    def _constraint(self) -> FixedBucketBatchSizeConstraint:
-        """Upper bounds of the duration buckets, and how many clips of each fill a batch."""
-        first = list(islice(filter(self._fits, self._cuts(0)), CLIPS_FOR_BUCKETS))
-        bounds = [max((cut.duration for cut in first), default=self.data.max_duration), self.data.max_duration]
-        if 1 < self.data.num_buckets <= len(first):
-            bounds = estimate_duration_buckets(first, self.data.num_buckets) + bounds
-        sizes = [int(min(self.data.max_batch_clips, max(1, self.data.batch_seconds // bound))) for bound in bounds]
-        return FixedBucketBatchSizeConstraint(max_seq_len_buckets=bounds, batch_sizes=sizes)
+            for clips in self.plan.epoch(self.seed, epoch):
+                yield epoch, clips
 
     def _load(
         self,
         number: int,
-        planned: tuple[int, list[Cut]],
-        ahead: deque[tuple[int, list[Cut]]],
-        plan: Iterator[tuple[int, list[Cut]]],
+        planned: Planned,
+        ahead: deque[Planned],
+        plan: Iterator[Planned],
     ) -> Batch:
         """The batch of this number, from later clips where all of its own are bad."""
         first_epoch = planned[0]
-        for epoch, cuts in _from(planned, ahead, plan):
+        for epoch, numbers in _from(planned, ahead, plan):
             # By then a whole epoch has been tried.
             if epoch > first_epoch + 1:
                 break
-            clips = [(cut, samples) for cut in cuts if (samples := self._read(cut)) is not None]
+            clips = [clip for one in numbers if (clip := self._read(int(one))) is not None]
             if clips:
                 return self._collate(number, clips)
         raise UserError("data: every clip of an epoch is bad; see the log for what is wrong with each")
 
-    def _read(self, cut: Cut) -> np.ndarray | None:
+    def _read(self, number: int) -> tuple[Cut, np.ndarray] | None:
         try:
-            return read_audio(cut, self.processor.sampling_rate)
+            cut = self.clips.cut(number)
+            return None if cut is None else (cut, read_audio(cut, self.processor.sampling_rate))
         except BadAudio as error:
             if self.data.strict:
                 raise
@@ -187,9 +143,7 @@ class BatchStream(IterableDataset):
         return {**batch, "seconds": torch.tensor(seconds)}
 
 
-def _from(
-    planned: tuple[int, list[Cut]], ahead: deque[tuple[int, list[Cut]]], plan: Iterable[tuple[int, list[Cut]]]
-) -> Iterator[tuple[int, list[Cut]]]:
+def _from(planned: Planned, ahead: deque[Planned], plan: Iterable[Planned]) -> Iterator[Planned]:
     """This batch and those after it, which stay in `ahead` for their own turn."""
     yield planned
     yield from list(ahead)

@@ -10,12 +10,13 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Union
 
+import numpy as np
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.cut import Cut
 from lhotse.lazy import count_newlines_fast
@@ -25,6 +26,7 @@ from depthup.config import DataConfig
 from depthup.data.audio import audio_file, header_duration, make_cut
 from depthup.data.mixing import Source, Sources
 from depthup.data.shar import is_shar, open_shar
+from depthup.data.spool import Spool
 from depthup.errors import UserError
 
 MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv")
@@ -113,6 +115,10 @@ class ManifestCuts:
         """About how many: the lines of the file."""
         return count_newlines_fast(self.path)
 
+    def clips(self) -> Spool:
+        """By number; reads the manifest once, and the headers of recordings whose duration it does not state."""
+        return Spool(self)
+
     def _cut(self, fields: dict[str, Any], where: str) -> Cut:
         if str(fields.get("type")).endswith("Cut") and "id" in fields:
             return _checked(_lhotse_cut(fields, where), where, self.require_text)
@@ -156,6 +162,10 @@ class SupervisionCuts:
         """About how many: the lines of the file."""
         return count_newlines_fast(self.path)
 
+    def clips(self) -> Spool:
+        """By number; reads both files once."""
+        return Spool(self)
+
 
 def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> DatasetCuts:
     for option in ["audio_field", "text_field"] if require_text else ["audio_field"]:
@@ -179,17 +189,35 @@ class DatasetCuts:
     require_text: bool
 
     def __iter__(self) -> Iterator[Cut]:
-        for row, item in enumerate(self.dataset):
-            where = f"{self.source}:{row}"
-            content = item.pop(self.config.audio_field)
-            if content is None or (content["bytes"] is None and content["path"] is None):
-                raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
-            audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
-            duration = header_duration(audio) or self.config.min_duration
-            yield _cut_from_fields(item, where, audio, 0.0, duration, self.config, self.require_text)
+        return (self._cut(row, item) for row, item in enumerate(self.dataset))
 
     def num_clips(self) -> int:
         return len(self.dataset)
+
+    def clips(self) -> DatasetCuts:
+        """Itself."""
+        return self
+
+    @cached_property
+    def seconds(self) -> np.ndarray:
+        """Duration [clips] of each clip, for which the headers of all are read once."""
+        return np.array([cut.duration for cut in self], dtype=np.float32)
+
+    @property
+    def shard_sizes(self) -> np.ndarray:
+        return np.array([len(self.dataset)])
+
+    def cut(self, number: int) -> Cut:
+        return self._cut(number, self.dataset[number])
+
+    def _cut(self, row: int, item: dict[str, Any]) -> Cut:
+        where = f"{self.source}:{row}"
+        content = item.pop(self.config.audio_field)
+        if content is None or (content["bytes"] is None and content["path"] is None):
+            raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
+        audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
+        duration = header_duration(audio) or self.config.min_duration
+        return _cut_from_fields(item, where, audio, 0.0, duration, self.config, self.require_text)
 
 
 def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

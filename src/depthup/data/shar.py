@@ -1,20 +1,34 @@
-"""Reading Lhotse Shar shards one after the other, from a disk, object storage or a command."""
+"""Shards of Lhotse's Shar format, on a disk, in object storage or behind a command: their clips in any order."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import random
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from lhotse.cut import Cut
 from lhotse.serialization import open_best
-from lhotse.shar.readers import LazySharIterator
 from lhotse.utils import is_module_available, is_valid_url
 
+from depthup.data.shard_index import (
+    CLIP,
+    COMMAND,
+    INDEX,
+    cached_path,
+    fetch_index,
+    index_shard,
+    joined,
+    map_index,
+    read_cut,
+    read_recording,
+    write_index,
+)
 from depthup.errors import UserError
 
 log = logging.getLogger("depthup")
@@ -23,70 +37,94 @@ log = logging.getLogger("depthup")
 SHARDS = "shards"
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
-COMMAND = "pipe:"
+# Rows of an index that are looked at together.
+ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a shard's cuts and audio are, and how many clips it holds, where that is known."""
+    """Where a shard's cuts are, and its audio if it has any of its own."""
 
     cuts: str
     recording: str | None
-    clips: int | None = None
 
 
 @dataclass(frozen=True)
 class ShardCuts:
-    """The cuts of shards, streamed one shard at a time; each holds the encoded bytes of its clip.
+    """The clips of shards by number, from the first shard's first; only asking for one's cut reads its audio.
 
-    A shard that turns out to be damaged gives what comes before the damage, and is named in the log and kept in
-    `damaged`; with `strict` it raises `UserError`. `check` sees every cut and may raise too.
+    A cut holds the encoded bytes of its clip. Where a shard turns out to be damaged, what cannot be read of it is left
+    out; the shard is named in the log once and kept in `damaged`. With `strict` it raises `UserError`. `check` sees
+    every cut and may raise too.
     """
 
     shards: tuple[Shard, ...]
     check: Callable[[Cut], Cut]
     strict: bool
+    open_index: Callable[[ShardCuts], np.ndarray]
     damaged: dict[str, str] = field(default_factory=dict, compare=False)
+    reader: object = field(default_factory=object, compare=False)
+    """Its own: files may be others when they are opened again."""
 
     def __iter__(self) -> Iterator[Cut]:
-        for shard in self.shards:
-            yield from self._read(shard)
+        for number in range(len(self.index)):
+            if (cut := self.cut(number)) is not None:
+                yield cut
 
-    def shuffled(self, seed: str) -> ShardCuts:
-        """The same shards in an order of this seed's."""
-        return replace(self, shards=tuple(random.Random(seed).sample(self.shards, len(self.shards))))
+    def num_clips(self) -> int:
+        """Clips in all shards."""
+        return len(self.index)
 
-    def num_clips(self) -> int | None:
-        """Clips in all shards; None where a shard's number is not known."""
-        counts = [shard.clips for shard in self.shards if shard.clips is not None]
-        return sum(counts) if len(counts) == len(self.shards) else None
+    def clips(self) -> ShardCuts:
+        """Itself."""
+        return self
 
-    def _read(self, shard: Shard) -> Iterator[Cut]:
-        fields: dict[str, Sequence[str | Path]] = {"cuts": [shard.cuts]}
-        if shard.recording:
-            fields["recording"] = [shard.recording]
-        stream, count = iter(LazySharIterator(fields)), 0
-        while True:
-            try:
-                cut = next(stream, None)
-            except Exception as error:  # Lhotse's many readers share no exception type.
-                self._tell(shard, _reason(error))
-                return
-            if cut is None:
-                break
-            count += 1
-            yield self.check(cut)
-        # A tar that ends between two clips looks whole to Lhotse.
-        if shard.clips not in (None, count):
-            self._tell(shard, f"{count} clips instead of {shard.clips}")
+    @cached_property
+    def index(self) -> np.ndarray:
+        """Rows [clips] of `shard_index.CLIP`."""
+        return self.open_index(self)
 
-    def _tell(self, shard: Shard, reason: str) -> None:
+    @property
+    def seconds(self) -> np.ndarray:
+        """Duration [clips] of each clip."""
+        return self.index["seconds"]
+
+    @cached_property
+    def shard_sizes(self) -> np.ndarray:
+        """Clips [shards] of each shard."""
+        sizes = np.zeros(len(self.shards), np.int64)
+        for first in range(0, len(self.index), ROWS):
+            sizes += np.bincount(self.index["shard"][first : first + ROWS], minlength=len(sizes))
+        return sizes
+
+    @cached_property
+    def _first(self) -> np.ndarray:
+        """Number [shards] of each shard's first clip."""
+        return np.cumsum(self.shard_sizes) - self.shard_sizes
+
+    def cut(self, number: int) -> Cut | None:
+        """A clip with its audio; None where its shard is damaged."""
+        row = self.index[number]
+        shard = self.shards[row["shard"]]
+        try:
+            cut = read_cut(self.reader, shard.cuts, number - self._first[row["shard"]])
+            if shard.recording:
+                offset, size = int(row["offset"]), int(row["bytes"])
+                if (audio := read_recording(self.reader, shard.recording, cut.id, offset, size)) is not None:
+                    cut.recording = audio  # type: ignore[attr-defined]  # what shards hold has one
+        except Exception as error:  # Lhotse's many readers share no exception type.
+            self.tell(shard, _reason(error))
+            return None
+        return self.check(cut)
+
+    def tell(self, shard: Shard, reason: str) -> None:
+        """Name a damaged shard, once. Raises UserError if strict."""
         line = f"{shard.recording or shard.cuts}: the shard is damaged ({reason}); copy or write it again"
         if self.strict:
             raise UserError(line)
         if shard.cuts not in self.damaged:
             self.damaged[shard.cuts] = reason
-            log.warning("skipped the rest of a shard (number %d): %s", len(self.damaged), line)
+            log.warning("skipped clips of a shard (number %d): %s", len(self.damaged), line)
 
 
 def is_shar(source: str) -> bool:
@@ -108,18 +146,52 @@ def open_shar(source: str, check: Callable[[Cut], Cut], strict: bool) -> ShardCu
     path = Path(source).expanduser()
     if is_remote(source) or (path / SHARDS).is_dir():
         root = source.rstrip("/") if is_remote(source) else str(path)
-        return ShardCuts(tuple(_listed_shards(root)), check, strict)
+        return _open_written(root, check, strict)
     cuts, recordings = sorted(path.glob("cuts.*.jsonl*")), sorted(path.glob("recording.*.tar*"))
     if len(recordings) not in (0, len(cuts)):
         raise UserError(f"{path}: {len(cuts)} cut shards but {len(recordings)} recording shards; copy the rest")
     tars: list[str | None] = [str(recording) for recording in recordings] or [None] * len(cuts)
-    return ShardCuts(tuple(Shard(str(one), tar) for one, tar in zip(cuts, tars, strict=True)), check, strict)
+    shards = tuple(Shard(str(one), tar) for one, tar in zip(cuts, tars, strict=True))
+    return ShardCuts(shards, check, strict, _derived_index)
 
 
-def _listed_shards(root: str) -> Iterator[Shard]:
-    for entry in read_manifest(root)["shards"]:
-        recording, cuts = (_locate(root, f"{SHARDS}/{name}") for name in shard_files(entry["number"]))
-        yield Shard(cuts, recording, entry["clips"])
+def _open_written(root: str, check: Callable[[Cut], Cut], strict: bool) -> ShardCuts:
+    manifest = read_manifest(root)
+    names = [shard_files(entry["number"]) for entry in manifest["shards"]]
+    shards = tuple(Shard(_locate(root, f"{SHARDS}/{cuts}"), _locate(root, f"{SHARDS}/{tar}")) for tar, cuts in names)
+    return ShardCuts(shards, check, strict, partial(_written_index, root, manifest["index"]["sha256"]))
+
+
+def _written_index(root: str, checksum: str, cuts: ShardCuts) -> np.ndarray:
+    where = _locate(root, INDEX)
+    try:
+        return fetch_index(where, checksum) if is_remote(root) else map_index(Path(where))
+    except UserError:
+        raise
+    except Exception as error:  # as many kinds as there are kinds of storage
+        raise UserError(
+            f"{where}: cannot read the index of the shards ({_reason(error)}); copy it again, or run the same "
+            "`depthup data` command again"
+        ) from error
+
+
+def _derived_index(cuts: ShardCuts) -> np.ndarray:
+    """Of shards that came without one: made once, and kept until one of their files changes."""
+    paths = [Path(path).resolve() for shard in cuts.shards for path in (shard.cuts, shard.recording) if path]
+    files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    kept = cached_path(hashlib.sha256(json.dumps(files).encode()).hexdigest())
+    if not kept.is_file():
+        pieces = []
+        for shard in cuts.shards:
+            try:
+                pieces.append(index_shard(shard.cuts, shard.recording))
+            except Exception as error:  # Lhotse's many readers share no exception type.
+                cuts.tell(shard, _reason(error))
+                pieces.append(np.zeros(0, CLIP))
+        if cuts.damaged:
+            return joined(pieces)  # not kept, so that what is missing is named the next time too
+        write_index(kept, pieces)
+    return map_index(kept)
 
 
 def shard_files(number: int) -> tuple[str, str]:
@@ -139,6 +211,8 @@ def read_manifest(root: str) -> dict[str, Any]:
             manifest = json.load(file)
         if "shards" not in manifest:
             raise ValueError("it is the manifest of something else")
+        if "index" not in manifest:
+            raise ValueError(f"these shards have no index; give {root}/{SHARDS} instead, or write them again")
         return manifest
     except Exception as error:  # as many kinds as there are kinds of storage
         missing = is_valid_url(root) and not is_module_available("smart_open")
@@ -157,5 +231,4 @@ def _locate(root: str, name: str) -> str:
     if not root.startswith(COMMAND):
         return f"{root}/{name}"
     command = root.replace("{}", name) if "{}" in root else f"{root}/{name}"
-    # Lhotse unpacks no gzip of a command's, and knows a tar by how its name ends: here, that of a comment to the shell.
-    return f"{command} | gunzip -c" if name.endswith(".gz") else f"{command} #.tar"
+    return f"{command} | gunzip -c" if name.endswith(".gz") else command  # Lhotse unpacks no gzip of a command's

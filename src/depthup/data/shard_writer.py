@@ -24,6 +24,7 @@ from depthup import files
 from depthup.data.audio import BadAudio, audio_file, read_audio
 from depthup.data.cuts import check_text
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
+from depthup.data.shard_index import index_shard
 from depthup.errors import UserError
 
 # Lhotse notes in these where a cut was read from.
@@ -99,6 +100,7 @@ class ShardWriter:
             if shard.clips:
                 # Not Lhotse's writer: gzip would note the time and the name.
                 Path(place, cuts_name).write_bytes(gzip.compress("".join(rows).encode(), mtime=0))
+                np.save(partial / f"{number:06d}.npy", index_shard(f"{place}/{cuts_name}", f"{place}/{audio_name}"))
                 for name in (audio_name, cuts_name):
                     path = Path(place, name)
                     shard.files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}

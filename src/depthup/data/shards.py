@@ -1,9 +1,9 @@
 """Any recordings into Lhotse Shar shards of 16-bit FLAC: in parallel, resumable, with checksums.
 
-A directory of shards holds `shards/`, which Lhotse reads as it is (`CutSet.from_shar(in_dir=...)`), and
-`manifest.json`, which is written last. Shard n is made by one process from the clips `n * shard_clips` to
-`(n + 1) * shard_clips` of the sources and from nothing else, so that neither the number of processes nor
-interruptions change a byte.
+A directory of shards holds `shards/`, which Lhotse reads as it is (`CutSet.from_shar(in_dir=...)`), `index.npy`, by
+which batches are planned (`shard_index.py`), and `manifest.json`, which is written last. Shard n is made by one process
+from the clips `n * shard_clips` to `(n + 1) * shard_clips` of the sources and from nothing else, so that neither the
+number of processes nor interruptions change a byte.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from itertools import count, islice
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import numpy as np
 from lhotse import CutSet
 from lhotse.cut import Cut
 
 from depthup import files
 from depthup.config import DataConfig
 from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
-from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest
+from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest, shard_files
+from depthup.data.shard_index import INDEX, index_shard, write_index
 from depthup.data.shard_progress import ShardProgress
 from depthup.data.shard_writer import ShardWriter, Written, sha256
 from depthup.data.workers import in_processes
@@ -87,18 +89,17 @@ def make_shards(
     with files.disk_guard(root):
         complete = _claim(root, plan)
         done = _complete_shards(root, complete) if complete else _finished_shards(root)
-        if complete and len(done) == len(complete["shards"]):
+        if complete and len(done) == len(complete["shards"]) and not _damage((root / INDEX, complete["index"])):
             log.warning("%s: these shards are complete; nothing to do", root)
-            written = {}
+            manifest = complete
         else:
             write = ShardWriter(root, sampling_rate, data.text_field, data.strict)
             written = _write_missing(write, cuts, plan, done, num_workers)
-        if complete:
-            _check_repaired(root, complete, written)
-            manifest = complete
-        else:
+            if complete:
+                _check_repaired(root, complete, written)
             shards = done | written
-            manifest = _manifest(plan, [shards[number] for number in sorted(shards)])
+            manifest = complete or _manifest(plan, [shards[number] for number in sorted(shards)])
+            manifest["index"] = _write_index(root, [entry["number"] for entry in manifest["shards"]])
             files.write_json(root / MANIFEST, manifest)
         shutil.rmtree(root / PARTIAL)
     return manifest
@@ -112,6 +113,7 @@ def verify_shards(directory: Union[str, Path]) -> list[str]:
         for shard in read_manifest(str(root))["shards"]
         for name, known in shard["files"].items()
     ]
+    files.append((root / INDEX, read_manifest(str(root))["index"]))
     with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
         return [line for line in pool.map(_damage, files) if line]
 
@@ -213,6 +215,23 @@ def _write_missing(
                 log.warning("skipped a bad clip: %s", line)
             progress.wrote(shard.clips + len(shard.skipped), shard.seconds)
     return written
+
+
+def _write_index(root: Path, numbers: list[int]) -> dict[str, Any]:
+    """Write the index of the shards with these numbers, and return its hash and size."""
+    partial = root / PARTIAL / INDEX
+    write_index(partial, (_rows(root, number) for number in numbers))
+    known = {"sha256": sha256(partial), "bytes": partial.stat().st_size}
+    files.move(partial, root / INDEX)
+    return known
+
+
+def _rows(root: Path, number: int) -> np.ndarray:
+    kept = root / PARTIAL / f"{number:06d}.npy"
+    if kept.is_file():
+        return np.load(kept)
+    audio, cuts = (str(root / SHARDS / name) for name in shard_files(number))
+    return index_shard(cuts, audio)
 
 
 def _manifest(plan: Plan, shards: list[Written]) -> dict[str, Any]:

@@ -25,11 +25,8 @@ from depthup.model import checkpoint
 from depthup.model.base import resolve_dtype
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
-<<<<<<< HEAD
-from depthup.train.finite import FiniteSteps, telling
-=======
 from depthup.train import engine
->>>>>>> w-engines
+from depthup.train.finite import FiniteSteps, telling
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
 from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state

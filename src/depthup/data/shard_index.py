@@ -1,0 +1,138 @@
+"""Where each clip of shards stands and how long it lasts: all that planning needs, mapped into shared memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from io import BytesIO
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from lhotse import Recording
+from lhotse.cut import Cut
+from lhotse.serialization import deserialize_item, open_best
+from lhotse.shar.readers.tar import TarIterator
+
+from depthup import files
+from depthup.errors import UserError
+
+INDEX = "index.npy"
+COMMAND = "pipe:"
+CLIP = np.dtype([("seconds", "<f4"), ("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4")])
+"""A row of an index: duration, shard, and which bytes of the shard's tar hold the clip (audio and recording)."""
+
+CACHE = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser() / "shards"
+# Shards whose cuts a process keeps, and whose tars where they cannot be read in part.
+RECENT = 64
+
+
+def index_shard(cuts: str, recording: str | None) -> np.ndarray:
+    """Rows [clips] of `CLIP` for one shard, from its cuts and the headers of its tar; `joined` numbers the shards."""
+    with open_best(cuts, "r") as lines:
+        seconds = [deserialize_item(json.loads(line)).duration for line in lines]
+    spans = _spans(recording) if recording else [(0, 0)] * len(seconds)
+    if len(spans) != len(seconds):
+        raise ValueError(f"audio of {len(spans)} clips instead of {len(seconds)}")
+    rows = np.zeros(len(seconds), CLIP)
+    rows["seconds"] = seconds
+    rows["offset"], rows["bytes"] = np.array(spans, dtype=np.int64).reshape(-1, 2).T
+    return rows
+
+
+def joined(pieces: Iterable[np.ndarray]) -> np.ndarray:
+    """The rows of all shards, given one shard after the other."""
+    rows, sizes = [np.zeros(0, CLIP)], []
+    for piece in pieces:
+        rows.append(piece)
+        sizes.append(len(piece))
+    index = np.concatenate(rows)
+    index["shard"] = np.repeat(np.arange(len(sizes)), sizes)
+    return index
+
+
+def write_index(path: Path, pieces: Iterable[np.ndarray]) -> None:
+    """Write the rows of all shards, given one shard after the other."""
+    with files.written_whole(path) as partial, partial.open("wb") as file:
+        np.save(file, joined(pieces))
+
+
+def map_index(path: Path) -> np.ndarray:
+    """The rows [clips] of an index, in memory that all processes of a machine share."""
+    return np.load(path, mmap_mode="r")
+
+
+def fetch_index(where: str, sha256: str) -> np.ndarray:
+    """The index of remote shards, which is copied to this machine once."""
+    path = cached_path(sha256)
+    if not path.is_file():
+        with files.written_whole(path) as partial, partial.open("wb") as file, open_best(where, "rb") as stream:
+            shutil.copyfileobj(stream, file)
+    return map_index(path)
+
+
+def cached_path(name: str) -> Path:
+    """Where an index is kept on this machine. Raises UserError where nothing can be."""
+    try:
+        CACHE.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{CACHE}: cannot be made ({error.strerror}); set DEPTHUP_CACHE to another place") from error
+    return CACHE / f"{name}.npy"
+
+
+def read_cut(reader: object, cuts: str, line: int) -> Cut:
+    """Cut `line` of a shard, without its audio. What is read from a file is kept for the same `reader`."""
+    return deserialize_item(json.loads(_lines(reader, cuts)[line]))
+
+
+def read_recording(reader: object, recording: str, name: str, offset: int, size: int) -> Recording | None:
+    """The recording of the cut `name`, with its encoded audio; None where the shard holds none for it.
+
+    Nothing but these bytes is read of a file or URL. Compressed tars and what a command writes cannot be read in
+    part: they are copied to a temporary file, which is kept for the same `reader`.
+    """
+    with _opened(reader, recording) as file:
+        file.seek(offset)
+        slice_of_tar = BytesIO(file.read(size))
+    manifest, path = next(iter(TarIterator(slice_of_tar)))  # type: ignore[arg-type]  # it opens streams too
+    if str(path.parent / path.stem) != name:
+        raise ValueError(f"{path} stands where {name} is expected")
+    return manifest  # type: ignore[return-value]  # the tar holds recordings
+
+
+@lru_cache(maxsize=RECENT)
+def _lines(reader: object, cuts: str) -> list[str]:
+    with open_best(cuts, "r") as file:
+        return list(file)
+
+
+def _spans(recording: str) -> list[tuple[int, int]]:
+    """First byte and length, headers included, of each pair of files (audio, its recording) in a tar."""
+    with open_best(recording, "rb") as file, tarfile.open(fileobj=file, mode="r:") as tar:
+        bounds = [member.offset for member in tar]
+        bounds.append(tar.offset)
+    return [(bounds[i], bounds[i + 2] - bounds[i]) for i in range(0, len(bounds) - 2, 2)]
+
+
+@contextmanager
+def _opened(reader: object, recording: str) -> Iterator[BinaryIO]:
+    if recording.startswith(COMMAND) or recording.endswith(".gz"):
+        # Not a copy of the process that this one was forked from: the two would move each other's place in it.
+        yield _copy(reader, recording, os.getpid())
+    else:
+        with open_best(recording, "rb") as file:
+            yield file
+
+
+@lru_cache(maxsize=RECENT)
+def _copy(reader: object, recording: str, process: int) -> BinaryIO:
+    file = tempfile.TemporaryFile(prefix="depthup-")  # noqa: SIM115  # open until it is forgotten
+    with open_best(recording, "rb") as stream:
+        shutil.copyfileobj(stream, file)
+    return file  # type: ignore[return-value]  # a wrapper of one on some systems
