@@ -60,7 +60,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
     device, dtype = default_device(), resolve_dtype(recipe.dtype)
     model = SpeechLM.from_recipe(recipe, load_weights=False)
     for parameter in model.parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     model.to(device).train()
     recipe.data.batch_seconds, recipe.data.max_batch_clips = options.seconds, sys.maxsize

@@ -14,6 +14,7 @@ AUDIO_MARKER = "<|audio|>"
 Method = Literal["full", "lora", "depth_upscale", "depth_upscale+lora"]
 Layer = Literal["transformer", "e_branchformer"]
 Scope = Literal["speech", "from_speech", "all"]
+Quantization = Literal["none", "int8", "nf4"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -254,6 +255,8 @@ class Recipe:
     """What is adapted: `full`, `lora`, `depth_upscale`, or `depth_upscale+lora`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of frozen weights and of the arithmetic; auto is bfloat16 on GPUs that have it, else float32."""
+    base_quantization: Quantization = "none"
+    """Frozen linears of the base in 8 bits (`int8`) or 4 (`nf4`, needs `depthup[quantized]`). Checkpoints stay whole."""
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
     prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"
@@ -268,3 +271,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
+        _require(
+            self.base_quantization == "none" or self.method != "full",
+            f"base_quantization {self.base_quantization}: method full trains the base's weights; choose another or none",
+        )
