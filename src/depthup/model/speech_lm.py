@@ -164,7 +164,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             )
         model = cls(config, llm, speech_encoder)
         checkpoint.load_trained(model, directory)
-        model.llm.to(resolve_dtype(policy))
+        for parameter in model.llm.parameters():  # and no buffers: the base keeps its rotary frequencies in float32
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(resolve_dtype(policy))
         return model.to(device_map or "cpu").eval()
 
     def save_pretrained(self, save_directory: Union[str, Path], *args: Any, **kwargs: Any) -> None:
