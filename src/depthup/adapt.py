@@ -10,6 +10,7 @@ from typing import Any
 import peft
 import torch
 from peft.tuners.lora import LoraLayer
+from torch import nn
 from transformers import PreTrainedModel
 
 from depthup.config import LoraConfig, Method

@@ -256,7 +256,7 @@ class Recipe:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of frozen weights and of the arithmetic; auto is bfloat16 on GPUs that have it, else float32."""
     base_quantization: Quantization = "none"
-    """Frozen linears of the base in 8 bits (`int8`) or 4 (`nf4`, needs `depthup[quantized]`). Checkpoints stay whole."""
+    """Keep the linears of the frozen base in 8 bits (`int8`) or 4 (`nf4`, needs `depthup[quantized]`)."""
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
     prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"
@@ -273,5 +273,5 @@ class Recipe:
         _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
         _require(
             self.base_quantization == "none" or self.method != "full",
-            f"base_quantization {self.base_quantization}: method full trains the base's weights; choose another or none",
+            f"base_quantization {self.base_quantization}: method full trains the base's weights; use another or none",
         )
