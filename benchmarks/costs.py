@@ -2,6 +2,7 @@
 
     python benchmarks/costs.py recipes/smollm2-360m/e_branchformer.yaml --seconds 240 --clip 8
     python benchmarks/costs.py recipes/fsdd.yaml --seconds 20 --clip 1 --steps 3
+    python benchmarks/costs.py recipes/smollm2-1.7b/12gb.yaml --methods e_branchformer-speech --seconds 30 --clip 10
 
 Each method runs in a process of its own. One JSON line each on standard output, a Markdown table at the end.
 """
@@ -54,15 +55,20 @@ def main() -> int:
 
 
 def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, object]:
-    """Median seconds of forward, backward and AdamW step, and the peak memory of the process or GPU."""
+    """Median seconds of a step (forward and backward for each accumulated batch, and AdamW), and the peak memory.
+
+    The first step is not timed. On a GPU the peak is the GPU's; else the process's, with building the model.
+    """
     (name,) = options.methods.split(",")
     recipe = load_recipe(options.recipe, [*overrides, *METHODS[name]])
     device, dtype = default_device(), resolve_dtype(recipe.dtype)
     model = SpeechLM.from_recipe(recipe, load_weights=False)
     for parameter in model.parameters():
-        if not parameter.requires_grad:
+        if not parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     model.to(device).train()
+    if recipe.train.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     recipe.data.batch_seconds, recipe.data.max_batch_clips = options.seconds, sys.maxsize
     planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=options.clip, padding=0.0), ctc=False)
     planned["input_features"] = torch.randn(planned["input_features"].shape)
@@ -71,9 +77,10 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
     seconds = []
     for _ in range(options.steps + 1):
         began = time.perf_counter()
-        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-            loss = model(**batch).loss
-        loss.backward()
+        for _ in range(recipe.train.gradient_accumulation_steps):
+            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                loss = model(**batch).loss
+            loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         if device.type == "cuda":
@@ -86,7 +93,7 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
         "trainable": plan.trainable,
         "share_of_full": plan.share_of_full,
         "step_seconds": median(seconds[1:]),
-        "audio_seconds": options.seconds,
+        "audio_seconds": options.seconds * recipe.train.gradient_accumulation_steps,
         "tokens": batch["input_ids"].numel(),
         "peak_memory_gb": peak_memory_gb(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",

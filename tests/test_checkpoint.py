@@ -52,6 +52,14 @@ def test_loaded_gives_identical_logits(tmp_path, shape):
         assert not any(n.endswith("embed_tokens.weight") for n in stored)
 
 
+def test_loaded_in_bfloat16_text_is_still_the_bases(tmp_path):
+    loaded, _ = depthup.load(saved(tmp_path)[1], dtype="bfloat16")
+    assert {p.dtype for p in loaded.llm.parameters()} == {torch.bfloat16}
+    ids = torch.arange(3, 35)[None]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, loaded.load_base()(input_ids=ids).logits)
+
+
 def test_auto_classes_load_a_checkpoint(tmp_path):
     model, checkpoint = saved(tmp_path)
     loaded, processor = AutoModelForCausalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)

@@ -53,11 +53,11 @@ def tiny_speech_lm(
     """A SpeechLM around a copy of `base`, with scope, layer and more as keywords."""
     base = base if base is not None else tiny_base()
     lora = LoraConfig(rank=2, speech_only=upscale.pop("lora_speech_only", False))
-    ctc_after = upscale.pop("ctc_after", None)
+    ctc_after, quantization = upscale.pop("ctc_after", None), upscale.pop("quantization", "none")
     upscale = {"num_layers": 2, "kernel_size": 3, **upscale}
     encoder = EncoderConfig(width=16, num_mel_bins=MELS)
     recipe = Recipe(base="tiny", method=method, upscale=UpscaleConfig(**upscale), encoder=encoder, lora=lora)
-    recipe.train.ctc_after = ctc_after
+    recipe.train.ctc_after, recipe.base_quantization = ctc_after, quantization
     config = SpeechLMConfig.from_recipe(
         recipe,
         base.config,

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from depthup.config import LoraConfig, Method
-from depthup.model.upscale import inserted_layers
+from depthup.model.upscale import base_linears, inserted_layers
 
 
 def adapt_llm(llm: PreTrainedModel, method: Method, lora: LoraConfig, seed: int = 0) -> None:
@@ -28,16 +28,11 @@ def adapt_llm(llm: PreTrainedModel, method: Method, lora: LoraConfig, seed: int 
 
 def add_lora(llm: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     """Put PEFT adapters on every linear of the base's own layers; they start as zero."""
-    targets = []
-    for name, layer in llm.get_decoder().named_modules():
-        if isinstance(layer, nn.Linear) and name.startswith("layers."):
-            targets.append(name)
-    inserted = tuple(f"layers.{layer.layer_idx}." for layer in inserted_layers(llm))
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by it
         lora_dropout=lora.dropout,
-        target_modules=[name for name in targets if not name.startswith(inserted)],
+        target_modules=base_linears(llm),
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

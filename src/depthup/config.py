@@ -15,6 +15,7 @@ AUDIO_MARKER = "<|audio|>"
 Method = Literal["full", "lora", "depth_upscale", "depth_upscale+lora"]
 Layer = Literal["transformer", "e_branchformer"]
 Scope = Literal["speech", "from_speech", "all"]
+Quantization = Literal["none", "int8", "nf4"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -258,6 +259,8 @@ class Recipe:
     """What is adapted: `full`, `lora`, `depth_upscale`, or `depth_upscale+lora`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Number format of frozen weights and of the arithmetic; auto is bfloat16 on GPUs that have it, else float32."""
+    base_quantization: Quantization = "none"
+    """Keep the linears of the frozen base in 8 bits (`int8`) or 4 (`nf4`, needs `depthup[quantized]`)."""
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
     prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"
@@ -272,3 +275,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
+        _require(
+            self.base_quantization == "none" or self.method != "full",
+            f"base_quantization {self.base_quantization}: method full trains the base's weights; use another or none",
+        )

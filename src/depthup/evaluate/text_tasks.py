@@ -180,7 +180,8 @@ def _key(model: Any, tokenizer: Any, task: Any) -> str:
     """Tells one score of a base from any other: by weights and arithmetic, and by the questions as it reads them."""
     import lm_eval
 
-    arithmetic = [model.config.base_hash, str(model.llm.dtype), model.device.type]
+    config = model.config
+    arithmetic = [config.base_hash, config.base_quantization, str(model.llm.dtype), model.device.type]
     asked = [(request.doc, request.args, _ids(tokenizer, request)) for request in task.instances]
     what = json.dumps([arithmetic, lm_eval.__version__, task.task_name, asked], default=str)
     return hashlib.sha256(what.encode()).hexdigest()[:32]

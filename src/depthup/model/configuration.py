@@ -7,7 +7,7 @@ from typing import Any, Optional
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from depthup.config import Recipe, UpscaleConfig
+from depthup.config import Quantization, Recipe, UpscaleConfig
 from depthup.model.upscale import upscaled_config
 
 
@@ -27,6 +27,7 @@ class SpeechLMConfig(PreTrainedConfig):
     """Standard deviation of the base's token embeddings, the scale of projected speech."""
     method: Any = "depth_upscale"
     dtype_policy: str = "auto"
+    base_quantization: Quantization = "none"
     seed: int = 0
     prompt: str = ""
     encoder: Optional[dict[str, Any]] = None
@@ -54,6 +55,7 @@ class SpeechLMConfig(PreTrainedConfig):
             base_config=base_config.to_dict(),
             method=recipe.method,
             dtype_policy=recipe.dtype,
+            base_quantization=recipe.base_quantization,
             seed=recipe.seed,
             prompt=recipe.prompt,
             encoder=dataclasses.asdict(recipe.encoder),

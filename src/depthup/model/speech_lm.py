@@ -25,6 +25,7 @@ from depthup.model.configuration import SpeechLMConfig
 from depthup.model.ctc_head import CtcHead
 from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
+from depthup.model.quantized import count, quantize
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.speech_encoder import build_encoder, encode, frame_mask, load_encoder_config
 from depthup.model.upscale import Plan, insert_layers, inserted_layers
@@ -73,6 +74,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         self.scope = upscale.scope if upscale else "all"
         if upscale:
             insert_layers(self.llm, upscale, config.seed)
+        quantize(self.llm, config.base_quantization)  # after inserted layers have been copied from whole weights
         adapt_llm(self.llm, config.method, LoraConfig(**(config.lora or {})), config.seed)
         self.encoder.requires_grad_(self.encoder.trains)
         for parameter in self.parameters():
@@ -163,7 +165,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             )
         model = cls(config, llm, speech_encoder)
         checkpoint.load_trained(model, directory)
-        model.llm.to(resolve_dtype(policy))
+        for parameter in model.llm.parameters():  # and no buffers: the base keeps its rotary frequencies in float32
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(resolve_dtype(policy))
         return model.to(device_map or "cpu").eval()
 
     def save_pretrained(self, save_directory: Union[str, Path], *args: Any, **kwargs: Any) -> None:
@@ -181,8 +185,10 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         return method != "full" and adapters_stay_out and layers_stay_out
 
     def load_base(self) -> PreTrainedModel:
-        """A fresh copy of the base as it was, for comparison."""
-        return load_base(self.config.base, self.config.base_revision, self.llm.dtype).eval()
+        """A fresh copy of the base as it was, and packed as it is, for comparison."""
+        base = load_base(self.config.base, self.config.base_revision, self.llm.dtype)
+        quantize(base, self.config.base_quantization)
+        return base.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -381,8 +387,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
 
         def add(place: str, kind: str, module: nn.Module) -> None:
             parameters = list(module.parameters())
-            trainable = sum(p.numel() for p in parameters if p.requires_grad)
-            rows.append((place, kind, sum(p.numel() for p in parameters), trainable))
+            trainable = sum(count(p) for p in parameters if p.requires_grad)
+            rows.append((place, kind, sum(count(p) for p in parameters), trainable))
 
         add("encoder", (self.config.encoder or {})["name"], self.encoder)
         add("projector", f"{self.config.frame_stack} frames stacked", self.projector)

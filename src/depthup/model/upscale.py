@@ -98,6 +98,16 @@ def inserted_layers(llm: PreTrainedModel) -> list[InsertedLayer]:
     return [layer for layer in llm.get_decoder().layers if isinstance(layer, InsertedLayer)]
 
 
+def base_linears(llm: PreTrainedModel) -> list[str]:
+    """Names, within the decoder, of the linears in the base's own layers."""
+    inserted = tuple(f"layers.{layer.layer_idx}." for layer in inserted_layers(llm))
+    return [
+        name
+        for name, module in llm.get_decoder().named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("layers.") and not name.startswith(inserted)
+    ]
+
+
 @dataclass
 class Plan:
     """What an upscaled model is made of."""

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from depthup.config import Recipe
+from depthup.model.quantized import packed_bytes
 from depthup.model.speech_lm import SpeechLM
+from depthup.model.upscale import base_linears
 from depthup.planning.assumptions import ADAM, ADAM_MOMENT, GRADIENT, Assumptions
 from depthup.planning.step import LM_HEAD, Step
 
@@ -22,17 +24,27 @@ class Weights:
     """Trained weights."""
     largest: int
     """Bytes of the largest layer, embedding or head, which sharding gathers at a time."""
+    saved: int = 0
+    """Bytes that packing the base's frozen linears saves; `frozen` counts them packed."""
+    unpacked: int = 0
+    """Bytes of the largest of them unpacked, as it is for a product."""
     teacher: int = 0
     """Bytes of the frozen copy of the base that `replay.loss: distill` keeps."""
 
     @classmethod
     def of(cls, model: SpeechLM) -> Weights:
         units = [model.encoder, model.get_input_embeddings(), *model.llm.get_decoder().layers]
+        kind, decoder = model.config.base_quantization, model.llm.get_decoder()
+        linears = [decoder.get_submodule(name).weight for name in base_linears(model.llm)]
+        whole = {w: w.numel() * w.element_size() for w in linears if not w.requires_grad} if kind != "none" else {}
+        saved = sum(size - packed_bytes(weight, kind) for weight, size in whole.items())
         return cls(
-            frozen=_bytes(model, trains=False),
+            frozen=_bytes(model, trains=False) - saved,
             trained=_bytes(model, trains=True),
             count=sum(p.numel() for p in model.parameters() if p.requires_grad),
             largest=max(_bytes(unit, False) + _bytes(unit, True) for unit in units),
+            saved=saved,
+            unpacked=max(whole.values(), default=0),
         )
 
 
@@ -83,6 +95,7 @@ def memory_per_gpu(
     # Gradients of earlier batches are there from the start; shards of them are small beside what else there is.
     all_at_once = recipe.train.gradient_accumulation_steps > 1 or shards > 1
     backward = fullest.peak + gradients if all_at_once else fullest.peak_with_gradients
+    backward += weights.unpacked
     optimizer = gradients + weights.count * ADAM_MOMENT / shards
     if shards > 1:
         gathered = 2.0 * weights.largest

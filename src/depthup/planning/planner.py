@@ -116,7 +116,7 @@ def plan_training(
     plan, steps = model.plan(), measure_steps(recipe, model, mixed, assumed)
     weights = Weights.of(model)
     if TEXT in steps and recipe.replay.loss == "distill":
-        weights.teacher = plan.base_parameters * (2 if mixed else 4)
+        weights.teacher = plan.base_parameters * (2 if mixed else 4) - weights.saved
 
     settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
     batches_per_step = gpus * settings.gradient_accumulation_steps
