@@ -19,7 +19,9 @@ from depthup.config import Recipe
 from depthup.recipe import dump_recipe, known_keys, load_recipe
 
 REPOSITORY = Path(__file__).parents[1]
-RECIPES = [*sorted((REPOSITORY / "recipes").rglob("*.yaml")), REPOSITORY / "src/depthup/quickstart/recipe.yaml"]
+OTHERS = ("accelerate", "jobs")
+RECIPES = [path for path in sorted((REPOSITORY / "recipes").rglob("*.yaml")) if path.parent.name not in OTHERS]
+RECIPES += [REPOSITORY / "src/depthup/quickstart/recipe.yaml"]
 
 
 @pytest.fixture(scope="module")
