@@ -74,9 +74,8 @@ def leave_out(monkeypatch, step: int) -> None:
     monkeypatch.setattr(torch.optim.AdamW, "step", counted)
 
 
-@pytest.mark.parametrize("kind", BAD)
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_skipped_step_changes_nothing(recipe, tmp_path, monkeypatch, caplog, kind, accumulation):
+@pytest.mark.parametrize(("accumulation", "kind"), [(1, "NaN"), *((2, kind) for kind in BAD)])
+def test_a_skipped_step_changes_nothing(recipe, tmp_path, monkeypatch, caplog, accumulation, kind):
     words = [f"--train.gradient_accumulation_steps={accumulation}", "--train.on_nan=skip"]
     with monkeypatch.context() as patch:
         leave_out(patch, 4)
