@@ -128,8 +128,9 @@ class Meter(TorchDispatchMode):
         if node is None:
             return self._last, FORWARD
         place = bisect_right(self._began, node._sequence_nr(), key=lambda entry: entry[0])
-        # Checkpointed layers run again while a node of theirs waits.
-        return self._began[place - 1][1], RECOMPUTE if self._inside else BACKWARD
+        # Checkpointed layers run again while a node of theirs waits, and record a graph; a backward pass records none.
+        # (Functions with a backward pass of our own record theirs later: run again, they count as backward.)
+        return self._began[place - 1][1], RECOMPUTE if torch.is_grad_enabled() else BACKWARD
 
     def _born(self, tensor: torch.Tensor) -> None:
         storage = tensor.untyped_storage()
