@@ -26,7 +26,8 @@ from depthup.recipe import load_recipe
 from depthup.train.trainer import SpeechTrainer
 
 FOLDER = Path(__file__).parents[1] / "recipes"
-RECIPES = [str(path.relative_to(FOLDER)) for path in sorted(FOLDER.rglob("*.yaml"))]
+OTHERS = ("accelerate", "jobs")
+RECIPES = [str(p.relative_to(FOLDER)) for p in sorted(FOLDER.rglob("*.yaml")) if p.parent.name not in OTHERS]
 CLAIMS = {
     "smollm2-360m/full.yaml": 1.0,
     "smollm2-360m/lora.yaml": 0.11,
