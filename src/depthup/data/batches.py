@@ -124,7 +124,7 @@ class BatchStream(IterableDataset):
     def _read(self, number: int) -> tuple[Cut, np.ndarray] | None:
         try:
             cut = self.clips.cut(number)
-            return cut and (cut, read_audio(cut, self.processor.sampling_rate))
+            return None if cut is None else (cut, read_audio(cut, self.processor.sampling_rate))
         except BadAudio as error:
             if self.data.strict:
                 raise
