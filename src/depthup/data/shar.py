@@ -107,7 +107,7 @@ class ShardCuts:
         row = self.index[number]
         shard = self.shards[row["shard"]]
         try:
-            cut = read_cut(self.reader, shard.cuts, number - self._first[row["shard"]])
+            cut: Any = read_cut(self.reader, shard.cuts, number - self._first[row["shard"]])
             if shard.recording:
                 offset, size = int(row["offset"]), int(row["bytes"])
                 if (audio := read_recording(self.reader, shard.recording, cut.id, offset, size)) is not None:

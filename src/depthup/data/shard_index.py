@@ -100,10 +100,11 @@ def read_recording(reader: object, recording: str, name: str, offset: int, size:
     with _opened(reader, recording) as file:
         file.seek(offset)
         slice_of_tar = BytesIO(file.read(size))
-    manifest, path = next(iter(TarIterator(slice_of_tar)))  # type: ignore[arg-type]  # it opens streams too
+    manifest, path = next(iter(TarIterator(slice_of_tar)))  # type: ignore[arg-type]  # it takes files too
     if str(path.parent / path.stem) != name:
         raise ValueError(f"{path} stands where {name} is expected")
-    return manifest  # type: ignore[return-value]  # the tar holds recordings
+    assert manifest is None or isinstance(manifest, Recording)
+    return manifest
 
 
 @lru_cache(maxsize=RECENT)
