@@ -288,6 +288,12 @@ def test_every_clip_once_and_within_budget(options):
     assert [b.tolist() for b in plan.epoch(5, 1)] == [b.tolist() for b in batches]
 
 
+def test_clips_of_a_small_corpus_do_not_come_together_in_every_epoch():
+    plan = plan_of(READ_SPEECH[:200], batch_seconds=240)
+    first, second = ({frozenset(clips.tolist()) for clips in plan.epoch(0, epoch)} for epoch in range(2))
+    assert len(first) < 16 and len(first & second) <= 1
+
+
 def test_batches_are_full_and_little_of_them_is_padding():
     batches = list(plan_of(READ_SPEECH, batch_seconds=240).epoch(0, 0))
     audio = np.array([READ_SPEECH[clips].sum() for clips in batches])

@@ -52,19 +52,22 @@ class BatchPlan:
             batches, rests = self._batches(rng.permutation(clips))
             waiting = np.concatenate(rests)
             yield from (batches[index] for index in rng.permutation(len(batches)))
-        last = self._last_batches(waiting)
+        last = self._last_batches(waiting, rng)
         yield from (last[index] for index in rng.permutation(len(last)))
 
-    def _last_batches(self, clips: np.ndarray) -> list[np.ndarray]:
+    def _last_batches(self, clips: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
         """What no bucket could fill a batch with: clips [N] of all buckets, those of like duration together."""
-        clips = clips[np.argsort(self.sources.seconds(clips), kind="stable")]
-        seconds = self.sources.seconds(clips)
-        begins = [0] if len(clips) else []
-        for place in range(1, len(clips)):
-            size = place + 1 - begins[-1]
-            if size > self.data.max_batch_clips or size * seconds[place] > self.data.batch_seconds:
+        if not len(clips):
+            return []
+        # Not quite by duration: of a small corpus this is nearly all, and would come together in every epoch alike.
+        clips = clips[np.argsort(self.sources.seconds(clips) * rng.uniform(0.9, 1.1, len(clips)))]
+        begins, longest = [0], 0.0
+        for place, length in enumerate(self.sources.seconds(clips)):
+            size, longest = place + 1 - begins[-1], max(longest, length)
+            if size > 1 and (size > self.data.max_batch_clips or size * longest > self.data.batch_seconds):
                 begins.append(place)
-        return np.split(clips, begins[1:]) if begins else []
+                longest = length
+        return np.split(clips, begins[1:])
 
     def _batches(self, clips: np.ndarray) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Full batches of clips [N], and what is left in each bucket, in the order of the clips."""
