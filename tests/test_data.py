@@ -169,7 +169,8 @@ def lhotse_cuts(digits: str, per_cut: int = 1) -> CutSet:
 
 
 @pytest.mark.parametrize("form", ["cuts.jsonl", "cuts.jsonl.gz", "shar"])
-def test_lhotse_manifest_and_shar(tmp_path, digits, form):
+def test_lhotse_manifest_and_shar(tmp_path, digits, form, monkeypatch):
+    monkeypatch.setattr("depthup.data.shard_index.CACHE", tmp_path / "cache")
     target = tmp_path / form
     if form == "shar":
         target.mkdir()

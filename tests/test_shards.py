@@ -346,7 +346,8 @@ def test_a_damaged_shard_is_left_and_named_or_stops_a_strict_run(tmp_path, clips
 # Far away
 
 
-def test_shards_behind_a_command(tmp_path, clips, caplog):
+def test_shards_behind_a_command(tmp_path, clips, caplog, monkeypatch):
+    monkeypatch.setattr("depthup.data.shard_index.CACHE", tmp_path / "cache")
     make_shards(clips, tmp_path / "out", shard_clips=4)
     source = f"pipe:cat '{tmp_path}/out/{{}}'"
     assert texts(source) == [f"clip {n}" for n in range(10)]
