@@ -101,3 +101,11 @@ def test_settings_that_cannot_work_are_refused_in_a_line(recipe, monkeypatch, se
     loaded.replay.text = text or loaded.replay.text
     with pytest.raises(UserError, match=told):
         check_engine(loaded)
+
+
+@installed
+def test_deepspeed_without_a_gpu_is_refused(recipe, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+    with pytest.raises(UserError, match="on GPUs only"):
+        one_process(recipe, tmp_path / "run")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import convert_outputs_to_fp32, parse_flag_from_env
+from accelerate.utils import DistributedType, convert_outputs_to_fp32, parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
@@ -73,11 +73,14 @@ def _check_fsdp(recipe: Recipe) -> None:
 
 
 def set_up(accelerator: Accelerator, model: SpeechLM, recipe: Recipe) -> None:
-    """Before Accelerate shards `model`. Raises UserError where FSDP was asked for and Accelerate does without."""
-    if partitions() and resolve_dtype(recipe.dtype) == torch.bfloat16:
-        # DeepSpeed's own would round the trained weights, which stay in float32 elsewhere.
-        autocast = torch.autocast(accelerator.device.type, torch.bfloat16)
-        model.forward = convert_outputs_to_fp32(autocast(model.forward))
+    """Before Accelerate wraps `model`. Raises UserError where Accelerate does without the engine that was asked for."""
+    if partitions():
+        if accelerator.distributed_type != DistributedType.DEEPSPEED:
+            raise UserError("DeepSpeed: Accelerate uses it on GPUs only; train with torchrun (DDP) or in one process")
+        if resolve_dtype(recipe.dtype) == torch.bfloat16:
+            # DeepSpeed's own would round the trained weights, which stay in float32 elsewhere.
+            autocast = torch.autocast(accelerator.device.type, torch.bfloat16)
+            model.forward = convert_outputs_to_fp32(autocast(model.forward))
     if not shards():
         return
     if not accelerator.is_fsdp2:

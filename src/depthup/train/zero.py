@@ -20,7 +20,7 @@ def partitions(optimizer: Any) -> bool:
 def param_groups(optimizer: Any) -> list[dict[str, Any]]:
     """The parameter groups of AdamW's `state_dict`, as if it had the parameters and no partitions."""
     zero, first, groups = optimizer.optimizer, 0, []
-    for group, parameters in zip(zero.param_groups, zero.bit16_groups):
+    for group, parameters in zip(zero.param_groups, zero.bit16_groups, strict=True):
         groups.append({**group, "params": list(range(first, first + len(parameters)))})
         first += len(parameters)
     return groups
@@ -46,7 +46,7 @@ def load(optimizer: Any, state: dict[int, dict[str, torch.Tensor]], groups: list
     from deepspeed.utils import safe_set_full_optimizer_state
 
     zero = optimizer.optimizer
-    for group, saved in zip(zero.param_groups, groups):
+    for group, saved in zip(zero.param_groups, groups, strict=True):
         group.update({key: value for key, value in saved.items() if key != "params"})
     _begin(zero)
     for index, parameter, flat_state in _parameters(zero):
@@ -60,7 +60,7 @@ def load(optimizer: Any, state: dict[int, dict[str, torch.Tensor]], groups: list
 def _parameters(zero: Any) -> Iterator[tuple[int, torch.nn.Parameter, dict[str, torch.Tensor]]]:
     """All trained parameters in order, with the state of the flat partition of their group."""
     index = 0
-    for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups):
+    for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
         for parameter in parameters:
             yield index, parameter, zero.optimizer.state[flat]
             index += 1
@@ -70,7 +70,7 @@ def _begin(zero: Any) -> None:
     """Make the state that AdamW makes at its first step, where it has not been, and tell the parameters of it."""
     from deepspeed.utils import lazy_init_hp_params_optimizer_state
 
-    for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups):
+    for parameters, flat in zip(zero.bit16_groups, zero.single_partition_of_fp32_groups, strict=True):
         if not zero.optimizer.state[flat]:
             step = torch.zeros((), device=flat.device)
             zero.optimizer.state[flat] = {"step": step, **{name: torch.zeros_like(flat.detach()) for name in MOMENTS}}
