@@ -168,7 +168,6 @@ def test_every_layer_of_any_base_is_a_unit_of_its_own(family):
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "DeepSpeed"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "1"}, "version 2"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}, "cpu_ram_efficient_loading"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_ACTIVATION_CHECKPOINTING": "true"}, "train.gradient_checkpointing"),

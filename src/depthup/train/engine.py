@@ -1,4 +1,4 @@
-"""FSDP2 through Accelerate: what it needs from us, and what is refused before a weight is read."""
+"""FSDP2 and DeepSpeed through Accelerate: what they need from us, and what is refused before a weight is read."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import DistributedType, convert_outputs_to_fp32, parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
 
 from depthup.errors import UserError
+from depthup.model.base import resolve_dtype
 
 if TYPE_CHECKING:
     from depthup.config import Recipe
     from depthup.model.speech_lm import SpeechLM
 
 CONFIG = "recipes/accelerate/fsdp2.yaml"
+DEEPSPEED = "recipes/accelerate/deepspeed.yaml"
 
 
 def shards() -> bool:
@@ -25,14 +27,34 @@ def shards() -> bool:
     return parse_flag_from_env("ACCELERATE_USE_FSDP")
 
 
+def partitions() -> bool:
+    """Whether `accelerate launch` was told to use DeepSpeed."""
+    return parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
+
+
 def check_engine(recipe: Recipe) -> None:
     """Refuse settings of `accelerate launch` that cannot work here. Raises UserError."""
-    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED"):
+    if partitions():
+        _check_deepspeed(recipe)
+    if shards():
+        _check_fsdp(recipe)
+
+
+def _check_deepspeed(recipe: Recipe) -> None:
+    if "ACCELERATE_DEEPSPEED_CONFIG_FILE" in os.environ:
+        raise UserError(f"DeepSpeed: a deepspeed_config_file would contradict the recipe; take {DEEPSPEED}")
+    if os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE") != "2":
+        raise UserError(f"DeepSpeed: only zero_stage: 2 is supported; to shard weights too, take {CONFIG}")
+    if os.environ.get("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "none") != "none":
+        raise UserError("DeepSpeed: offload_optimizer_device would replace the recipe's optimizer; set it to none")
+    if recipe.replay.text:
         raise UserError(
-            f"DeepSpeed: its checkpoints fit no other engine, so it is not supported; {CONFIG} shards as well"
+            "replay.text under DeepSpeed: processes with text and with speech would add up gradients of different "
+            f"weights; train with torchrun alone (DDP), or take {CONFIG}"
         )
-    if not shards():
-        return
+
+
+def _check_fsdp(recipe: Recipe) -> None:
     if os.environ.get("FSDP_VERSION") != "2":
         raise UserError(f"FSDP: only version 2 is supported; take {CONFIG}, or set fsdp_version: 2 in your own")
     if parse_flag_from_env("FSDP_CPU_RAM_EFFICIENT_LOADING"):
@@ -51,7 +73,14 @@ def check_engine(recipe: Recipe) -> None:
 
 
 def set_up(accelerator: Accelerator, model: SpeechLM, recipe: Recipe) -> None:
-    """Before Accelerate shards `model`. Raises UserError where FSDP was asked for and Accelerate does without."""
+    """Before Accelerate wraps `model`. Raises UserError where Accelerate does without the engine that was asked for."""
+    if partitions():
+        if accelerator.distributed_type != DistributedType.DEEPSPEED:
+            raise UserError("DeepSpeed: Accelerate uses it on GPUs only; train with torchrun (DDP) or in one process")
+        if resolve_dtype(recipe.dtype) == torch.bfloat16:
+            # DeepSpeed's own would round the trained weights, which stay in float32 elsewhere.
+            autocast = torch.autocast(accelerator.device.type, torch.bfloat16)
+            model.forward = convert_outputs_to_fp32(autocast(model.forward))
     if not shards():
         return
     if not accelerator.is_fsdp2:

@@ -15,6 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import set_seed
 
 from depthup.model.checkpoint import whole
+from depthup.train import zero
 
 TENSORS, REST = "training_state.safetensors", "training_state.json"
 
@@ -36,6 +37,8 @@ def rng_state() -> dict[str, Any]:
 
 def optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
     """AdamW's tensors by name, gathered from all ranks where they are sharded; every rank must call it."""
+    if zero.partitions(optimizer):
+        return zero.gathered(optimizer)
     state = optimizer.state_dict()["state"]
     return whole(
         {f"optimizer.{index}.{name}": value for index, values in state.items() for name, value in values.items()}
@@ -53,8 +56,9 @@ def save_state(
     """Write `optimizer_tensors`, schedule, each rank's `rng_state` and `extra` (JSON values) into `directory`."""
     for rank, rng in enumerate(rngs):
         tensors = tensors | {f"rng.{rank}.{device}": values for device, values in rng.items() if device != "rest"}
+    groups = zero.param_groups(optimizer) if zero.partitions(optimizer) else optimizer.state_dict()["param_groups"]
     rest = {
-        "param_groups": optimizer.state_dict()["param_groups"],
+        "param_groups": groups,
         "scheduler": scheduler.state_dict(),
         "rngs": [rng["rest"] for rng in rngs],
         **extra,
@@ -71,18 +75,29 @@ def load_rest(directory: Path) -> dict[str, Any]:
 def load_state(directory: Path, optimizer: Any, scheduler: Any) -> dict[str, Any]:
     """Restore what `save_state` wrote, but for the generators; returns all of its JSON."""
     tensors, rest = load_file(directory / TENSORS), load_rest(directory)
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state: dict[int, dict[str, torch.Tensor]] = {}
     for key, value in tensors.items():
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
-            parameter = parameters[int(index)]
-            if isinstance(parameter, DTensor) and value.shape == parameter.shape:
-                value = distribute_tensor(value, parameter.device_mesh, parameter.placements)
             state.setdefault(int(index), {})[name] = value
-    optimizer.load_state_dict({"state": state, "param_groups": rest["param_groups"]})
+    if zero.partitions(optimizer):
+        zero.load(optimizer, state, rest["param_groups"])
+    else:
+        optimizer.load_state_dict({"state": _sharded(state, optimizer), "param_groups": rest["param_groups"]})
     scheduler.load_state_dict(rest["scheduler"])
     return rest
+
+
+def _sharded(state: dict[int, dict[str, torch.Tensor]], optimizer: Any) -> dict[int, dict[str, torch.Tensor]]:
+    """The same, where FSDP shards a parameter as that parameter is sharded."""
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, values in state.items():
+        parameter = parameters[index]
+        if isinstance(parameter, DTensor):
+            for name, value in values.items():
+                if value.shape == parameter.shape:
+                    values[name] = distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return state
 
 
 def load_rng(directory: Path, rank: int, world_size: int, seed: int) -> None:

@@ -122,7 +122,8 @@ class SpeechTrainer(Trainer):
                 betas=(0.9, 0.98),
                 fused=True,  # a fifth of the time, on CPUs too, and it can leave out a step without asking the device
             )
-            self.finite.watch(self.optimizer)
+            if not engine.partitions():  # DeepSpeed leaves such a step out itself, before its norm is known here
+                self.finite.watch(self.optimizer)
         return self.optimizer
 
     def create_scheduler(
@@ -254,8 +255,12 @@ class SpeechTrainer(Trainer):
         for old in checkpoints(Path(self.args.output_dir))[: -self.recipe.train.save_total_limit]:
             files.remove(old)
 
-    def _prepare_for_training(self, *args: Any, **kwargs: Any) -> Any:
-        prepared = super()._prepare_for_training(*args, **kwargs)
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        # Under DeepSpeed the Trainer would look for a checkpoint of DeepSpeed's own.
+        theirs = None if engine.partitions() else resume_from_checkpoint
+        prepared = super()._prepare_for_training(max_steps, train_dataloader, theirs)
+        if engine.partitions():
+            self._load_optimizer_and_scheduler(resume_from_checkpoint)
         if self.recipe.replay.text:
             engine.reduce_unused(self.model)
         return prepared
@@ -321,7 +326,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         save_steps=settings.save_steps,
         report_to=settings.report_to,
         seed=recipe.seed,
-        bf16=resolve_dtype(recipe.dtype) == torch.bfloat16,
+        bf16=resolve_dtype(recipe.dtype) == torch.bfloat16 and not engine.partitions(),
         use_cpu=not torch.cuda.is_available(),
         # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
         ddp_find_unused_parameters=settings.ctc_warmup_steps > 0 or bool(recipe.replay.text),
