@@ -80,7 +80,7 @@ def set_up(accelerator: Accelerator, model: SpeechLM, recipe: Recipe) -> None:
         if resolve_dtype(recipe.dtype) == torch.bfloat16:
             # DeepSpeed's own would round the trained weights, which stay in float32 elsewhere.
             autocast = torch.autocast(accelerator.device.type, torch.bfloat16)
-            model.forward = convert_outputs_to_fp32(autocast(model.forward))
+            model.forward = convert_outputs_to_fp32(autocast(model.forward))  # type: ignore[method-assign]
     if not shards():
         return
     if not accelerator.is_fsdp2:
