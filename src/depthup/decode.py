@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -60,67 +60,103 @@ def decode(
         limits: most tokens of each row.
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
     """
-    mask = inputs["attention_mask"]
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    cache = DynamicCache(config=model.llm.config)
-    options = {"past_key_values": cache, "use_cache": True}
-    out = model(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=True, **options)
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
-    tokens: list[list[int]] = [[] for _ in limits]
-    guesses = [list(ids) for ids in guess(out.ctc_log_probs, out.ctc_lengths)]
-    chosen = out.logits[:, -1].argmax(-1).tolist()
-    next_position = positions[:, -1] + 1
-    rows, passes = list(range(len(limits))), 1
-    for row, token in enumerate(chosen):
-        guesses[row] = _realign(guesses[row], token, word_starts)
+    llm = _CachedLLM(model, inputs["attention_mask"])
+    out = llm.prefill(inputs)
+    guesses, first = guess(out.ctc_log_probs, out.ctc_lengths), out.logits[:, -1].argmax(-1).tolist()
+    all_rows = [_Row(limit, token, list(ids)) for limit, token, ids in zip(limits, first, guesses, strict=True)]
+    for row in all_rows:
+        row.rest = _realign(row.rest, row.own, word_starts)
+    rows = all_rows
     while True:
         # The LLM's own token ends every pass; a row that is through leaves the batch.
-        going = []
-        for i, (row, token) in enumerate(zip(rows, chosen, strict=True)):
-            if token not in ends:
-                tokens[row].append(token)
-                if len(tokens[row]) < limits[row]:
-                    going.append(i)
+        going = [i for i, row in enumerate(rows) if row.goes_on(ends)]
         if not going:
-            return Decoded(tokens, passes)
+            return Decoded([row.tokens for row in all_rows], llm.passes)
         if len(going) < len(rows):
-            kept = torch.tensor(going, device=mask.device)
-            cache.batch_select_indices(kept)
-            cache.speech_start = cache.speech_start[kept]
-            mask, next_position = mask[kept], next_position[kept]
-            rows, chosen = [rows[i] for i in going], [chosen[i] for i in going]
-        blocks = [
-            [token, *guesses[row][: limits[row] - len(tokens[row]) - 1]]
-            for row, token in zip(rows, chosen, strict=True)
-        ]
-        ids = torch.nn.utils.rnn.pad_sequence([torch.tensor(block) for block in blocks], batch_first=True)
-        ids = ids.to(mask.device)
-        steps = torch.arange(ids.shape[1], device=mask.device)
-        sizes = torch.tensor([len(block) for block in blocks], device=mask.device)
-        out = model(
-            input_ids=ids,
-            attention_mask=torch.cat([mask, (steps < sizes[:, None]).to(mask.dtype)], dim=1),
-            position_ids=next_position[:, None] + steps,
-            **options,
-        )
-        passes += 1
-        own = out.logits.argmax(-1).tolist()
-        right = []
-        for i, (row, block) in enumerate(zip(rows, blocks, strict=True)):
-            guessed = block[1:]
-            same = next((k for k, token in enumerate(guessed) if token != own[i][k]), len(guessed))
-            accepted = guessed[:same]
-            if any(token in ends for token in accepted):  # the guess ends where the LLM would
-                same = next(k for k, token in enumerate(accepted) if token in ends)
-                accepted = accepted[:same]
-            tokens[row] += accepted
-            chosen[i] = own[i][same]
-            guesses[row] = _realign(guesses[row][same:], chosen[i], word_starts)
-            right.append(same + 1)
-        taken = torch.tensor(right, device=mask.device)
-        mask = torch.cat([mask, (steps < taken[:, None]).to(mask.dtype)], dim=1)
-        next_position = next_position + taken
+            llm.keep(going)
+            rows = [rows[i] for i in going]
+        blocks = [row.block() for row in rows]
+        own = llm.run(blocks)
+        llm.accept([row.verify(own[i], ends, word_starts) for i, row in enumerate(rows)])
+
+
+@dataclass
+class _Row:
+    """A row's limit, the LLM's own next token, what may follow it, and the answer before it."""
+
+    limit: int
+    own: int
+    rest: list[int]
+    tokens: list[int] = field(default_factory=list)
+
+    def goes_on(self, ends: Container[int]) -> bool:
+        """Take the LLM's own token; false where the answer is through."""
+        if self.own in ends:
+            return False
+        self.tokens.append(self.own)
+        return len(self.tokens) < self.limit
+
+    def block(self) -> list[int]:
+        """Tokens of the next pass: the LLM's own, and as much of the guess as leaves room for one more."""
+        return [self.own, *self.rest[: self.limit - len(self.tokens) - 1]]
+
+    def verify(self, own: list[int], ends: Container[int], word_starts: Container[int]) -> int:
+        """Take what the LLM, with `own` after each token of the block, would have chosen too.
+
+        Returns how many of the block's tokens stay.
+        """
+        guessed = self.block()[1:]
+        same = next((i for i, token in enumerate(guessed) if token != own[i] or token in ends), len(guessed))
+        self.tokens += self.rest[:same]
+        self.own = own[same]
+        self.rest = _realign(self.rest[same:], self.own, word_starts)
+        return same + 1
+
+
+class _CachedLLM:
+    """An LLM with the cache of a batch, in which some positions are masked."""
+
+    def __init__(self, model: Any, mask: torch.Tensor) -> None:
+        self.model, self.mask, self.passes = model, mask, 0
+        self.positions = mask.cumsum(1)[:, -1]  # [B] of the next token
+        self.steps = torch.arange(0, device=mask.device)  # places in the last blocks
+        self.cache = DynamicCache(config=model.llm.config)
+
+    def prefill(self, inputs: dict[str, torch.Tensor]) -> Any:
+        """The prompts, with what the CTC head says of their speech."""
+        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
+        return self._run(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=True)
+
+    def run(self, blocks: list[list[int]]) -> list[list[int]]:
+        """The likeliest token after each token of each row's block."""
+        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(block) for block in blocks], batch_first=True)
+        ids = padded.to(self.mask.device)
+        self.steps = torch.arange(ids.shape[1], device=ids.device)
+        mask = torch.cat([self.mask, self._first([len(block) for block in blocks])], 1)
+        positions = self.positions[:, None] + self.steps
+        return self._run(input_ids=ids, attention_mask=mask, position_ids=positions).logits.argmax(-1).tolist()
+
+    def accept(self, counts: list[int]) -> None:
+        """Of the last blocks, keep so many tokens in each row; the others stay in the cache, masked."""
+        self.mask = torch.cat([self.mask, self._first(counts)], 1)
+        self.positions = self.positions + torch.tensor(counts, device=self.mask.device)
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these rows of the batch alone."""
+        kept = torch.tensor(rows, device=self.mask.device)
+        self.cache.batch_select_indices(kept)
+        self.cache.speech_start = self.cache.speech_start[kept]  # type: ignore[attr-defined]  # ours
+        self.mask, self.positions = self.mask[kept], self.positions[kept]
+
+    def _first(self, counts: list[int]) -> torch.Tensor:
+        """A mask [B, places] of the first places of each row."""
+        return (self.steps < torch.tensor(counts, device=self.mask.device)[:, None]).to(self.mask.dtype)
+
+    def _run(self, **inputs: Any) -> Any:
+        self.passes += 1
+        return self.model(**inputs, past_key_values=self.cache, use_cache=True)
 
 
 def _realign(rest: list[int], token: int, word_starts: Container[int]) -> list[int]:
