@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +79,7 @@ def _nf4(linear: nn.Linear) -> nn.Module:
     weight = Params4bit(linear.weight.detach(), quant_type="nf4", blocksize=NF4_BLOCK, module=packed)
     packed.weight = weight.to(linear.weight.device)  # packs it
     packed.bias = linear.bias
-    # Else its first pass in eval mode repacks the weight on such CPUs, for a product that lets no gradient through.
+    # Else CPUs with AVX-512 BF16 repack the weight in eval mode, for a product that lets no gradient through.
     packed.support_avx512bf16_for_cpu = False
     return packed
 
@@ -90,9 +90,9 @@ def count(parameter: nn.Parameter) -> int:
     return math.prod(state.shape) if state is not None else parameter.numel()
 
 
-def packed_bytes(weight: torch.Tensor, kind: Quantization) -> int:
+def packed_bytes(weight: torch.Tensor, kind: Literal["int8", "nf4"]) -> int:
     """Bytes of a linear's `weight` [out, in] once it is packed."""
     size = weight.numel()
     if kind == "nf4":
         return size // 2 + math.ceil(size / NF4_BLOCK) + 4 * math.ceil(size / NF4_BLOCK / NF4_SCALES_BLOCK)
-    return size + weight.shape[0] * weight.element_size() if kind == "int8" else size * weight.element_size()
+    return size + weight.shape[0] * weight.element_size()
