@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from transformers.cache_utils import DynamicCache
@@ -46,7 +46,7 @@ def decode(
     model: Any,
     inputs: dict[str, torch.Tensor],
     limits: Sequence[int],
-    guess: Guess,
+    guess: Optional[Guess],
     word_starts: Container[int],
 ) -> Decoded:
     """What greedy `generate` gives, in as many passes as the worst guess of the batch has mistakes, and two.
@@ -58,13 +58,15 @@ def decode(
     Args:
         inputs: of `processor.prompt_batch`, left-padded, with one audio piece in each row, on the model's device.
         limits: most tokens of each row.
+        guess: None to go one token at a time, without the CTC head.
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
     """
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
     llm = _CachedLLM(model, inputs["attention_mask"])
-    out = llm.prefill(inputs)
-    guesses, first = guess(out.ctc_log_probs, out.ctc_lengths), out.logits[:, -1].argmax(-1).tolist()
+    out = llm.prefill(inputs, with_ctc=guess is not None)
+    first = out.logits[:, -1].argmax(-1).tolist()
+    guesses = guess(out.ctc_log_probs, out.ctc_lengths) if guess is not None else [[]] * len(first)
     all_rows = [_Row(limit, token, list(ids)) for limit, token, ids in zip(limits, first, guesses, strict=True)]
     for row in all_rows:
         row.rest = _realign(row.rest, row.own, word_starts)
@@ -124,10 +126,10 @@ class _CachedLLM:
         self.steps = torch.arange(0, device=mask.device)  # places in the last blocks
         self.cache = DynamicCache(config=model.llm.config)
 
-    def prefill(self, inputs: dict[str, torch.Tensor]) -> Any:
-        """The prompts, with what the CTC head says of their speech."""
+    def prefill(self, inputs: dict[str, torch.Tensor], with_ctc: bool) -> Any:
+        """The prompts, and what the CTC head says of their speech where that is wanted."""
         positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        return self._run(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=True)
+        return self._run(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=with_ctc)
 
     def run(self, blocks: list[list[int]]) -> list[list[int]]:
         """The likeliest token after each token of each row's block."""

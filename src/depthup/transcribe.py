@@ -95,7 +95,7 @@ def transcribe_batch(
             if greedy:
                 # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
                 wanted = drafts if drafts is not None else len(batch) == 1 or model.device.type != "cpu"
-                guess = partial(_guesses, processor) if wanted else _no_guesses
+                guess = partial(_guesses, processor) if wanted else None
                 kept = decode(model, inputs, most, guess, processor.word_starts).tokens
             else:
                 ids = model.generate(**inputs, max_new_tokens=max(most), do_sample=False, num_beams=num_beams)
@@ -110,10 +110,6 @@ def transcribe_batch(
 def _guesses(processor: Any, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
     """Tokens of what the CTC head spells."""
     return [processor.answer_ids(text) if text else [] for text in spell(log_probs, lengths)]
-
-
-def _no_guesses(log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
-    return [[] for _ in lengths]
 
 
 def batches_of_like_length(seconds: Sequence[float], batch_seconds: float) -> Iterator[list[int]]:
