@@ -16,6 +16,8 @@ from safetensors import SafetensorError
 
 from depthup.errors import UserError
 
+CACHE = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser()
+"""What is kept on this machine between runs, in a folder for each kind."""
 PARTIAL = ".partial-"
 """Begins the name of what is being written or removed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)

