@@ -13,10 +13,10 @@ import argparse
 import json
 import subprocess
 import sys
-import time
 from statistics import median
 
 import torch
+from report import now
 
 from depthup.api import default_device
 from depthup.model.base import resolve_dtype
@@ -76,16 +76,14 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5)
     seconds = []
     for _ in range(options.steps + 1):
-        began = time.perf_counter()
+        began = now()
         for _ in range(recipe.train.gradient_accumulation_steps):
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 loss = model(**batch).loss
             loss.backward()
         optimizer.step()
         optimizer.zero_grad()
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(now() - began)
     plan = model.plan()
     return {
         "method": name,

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from report import save
+from report import now, save
 
 from depthup import api
 from depthup.config import DataConfig
@@ -114,11 +114,9 @@ def step_cost(model, processor, clip, steps: int = 30) -> dict[str, float]:
     times: dict[torch.nn.Module, list[float]] = {model: [], base: []}
     for _ in range(steps):
         for one, cache in caches.items():
-            began = time.perf_counter()
+            began = now()
             one(input_ids=token, past_key_values=cache, use_cache=True)
-            if model.device.type == "cuda":
-                torch.cuda.synchronize()
-            times[one].append(time.perf_counter() - began)
+            times[one].append(now() - began)
     adapted, bare = (median(found[5:]) for found in times.values())
     weights = sum(p.numel() * p.element_size() for p in base.parameters())
     return {"adapted": adapted, "base": bare, "ratio": adapted / bare, "floor": weights / read_rate(model.device)}

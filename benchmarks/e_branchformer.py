@@ -14,13 +14,12 @@ import contextlib
 import importlib
 import io
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
 import torch
-from report import save
+from report import now, save
 from torch import nn
 from transformers import LlamaConfig
 
@@ -97,12 +96,6 @@ def timed(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tup
     between = now()
     output.backward(x)
     return (between - began) * 1e3, (now() - between) * 1e3
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 def matrix_products(clips: int, frames: int) -> list[tuple[torch.Tensor, torch.Tensor]]:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from report import save
+from report import WITHOUT_CTC, save
 from torch.utils.data import DataLoader
 
 from depthup.api import default_device
@@ -25,8 +25,6 @@ from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
-
-OFF = ("--train.ctc_weight=0", "--train.ctc_warmup_steps=0", "--train.ctc_after=null")
 
 
 def main() -> None:
@@ -38,7 +36,7 @@ def main() -> None:
     parser.add_argument("--workers", default="0,1", help="numbers of loading processes to train with")
     parser.add_argument("--json", type=Path)
     options, overrides = parser.parse_known_args()
-    recipe = load_recipe(options.recipe, [*overrides, *OFF])
+    recipe = load_recipe(options.recipe, [*overrides, *WITHOUT_CTC])
     model = SpeechLM.from_recipe(recipe, load_weights=options.steps > 0)
     processor = SpeechProcessor.build(model.config)
     rows = loading(recipe, processor, options.clips, options.batches)

@@ -1,13 +1,24 @@
-"""What benchmarks share: their rows as a JSON file, with what they were measured on."""
+"""What benchmarks share: their clock, and their rows as a JSON file with what they were measured on."""
 
 from __future__ import annotations
 
 import json
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
+
+WITHOUT_CTC = ("--train.ctc_weight=0", "--train.ctc_warmup_steps=0", "--train.ctc_after=null")
+"""Changes to a recipe."""
+
+
+def now() -> float:
+    """Seconds, when all work given to a GPU is done."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
 
 
 def save(path: Path | None, rows: list[dict[str, Any]]) -> None:

@@ -15,7 +15,6 @@ import json
 import random
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from report import save
+from report import WITHOUT_CTC, now, save
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthup.api import default_device
@@ -32,6 +31,7 @@ from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.model.base import resolve_dtype
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
+from depthup.planning.hardware import matmul_tflops
 from depthup.recipe import load_recipe
 from depthup.sweep import METHODS
 from depthup.train.progress import peak_memory_gb
@@ -80,11 +80,10 @@ def line(found: dict) -> str:
 
 def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict[str, Any]:
     """What `steps` steps of each way took, handled and computed, taken in turn after a warm-up."""
-    off = ["--train.ctc_weight=0", "--train.ctc_warmup_steps=0", "--train.ctc_after=null"]
-    recipe = load_recipe(path, [*overrides, *METHODS[method], *off])
+    recipe = load_recipe(path, [*overrides, *METHODS[method], *WITHOUT_CTC])
     torch.manual_seed(recipe.seed)
     device, dtype = default_device(), resolve_dtype(recipe.dtype)
-    rate = matrix_rate(device, dtype)
+    rate = 1e12 * matmul_tflops(4096 if device.type == "cuda" else 2048, device=device, dtype=dtype)
     model = SpeechLM.from_recipe(recipe).to(device).train()
     processor = SpeechProcessor.build(model.config)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
@@ -123,24 +122,6 @@ def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict[st
     for way in told.values():
         way["flops"] = way["flops_per_position"] * way["positions"]
     return {"method": method, **told, "matrix_rate": rate}
-
-
-def now() -> float:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def matrix_rate(device: torch.device, dtype: torch.dtype, size: int = 4096, repeat: int = 5) -> float:
-    """Operations a second of large matrix products."""
-    size = size if device.type == "cuda" else size // 2
-    left, right = torch.randn(2, size, size, device=device, dtype=dtype).unbind()
-    seconds = []
-    for _ in range(repeat):
-        began = now()
-        left @ right
-        seconds.append(now() - began)
-    return 2 * size**3 / min(seconds)
 
 
 def random_batches(cuts: list, processor: SpeechProcessor, clips: int) -> Iterator[dict[str, torch.Tensor]]:

@@ -12,7 +12,15 @@ import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+RECIPES = Path(__file__).parents[1] / "recipes"
+CONFIGURATIONS = ("accelerate", "jobs")
+"""Folders of it that hold no recipes."""
 WORDS = ("one", "two three", "four", "five six seven")
+
+
+def shipped_recipes() -> list[Path]:
+    """All recipes in the repository's folder."""
+    return [path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name not in CONFIGURATIONS]
 
 
 def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:

@@ -12,16 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from small_run import save_base, save_recipe
+from small_run import save_base, save_recipe, shipped_recipes
 
 from depthup.cli import COMMANDS, main
 from depthup.config import Recipe
 from depthup.recipe import dump_recipe, known_keys, load_recipe
 
 REPOSITORY = Path(__file__).parents[1]
-OTHERS = ("accelerate", "jobs")
-RECIPES = [path for path in sorted((REPOSITORY / "recipes").rglob("*.yaml")) if path.parent.name not in OTHERS]
-RECIPES += [REPOSITORY / "src/depthup/quickstart/recipe.yaml"]
+RECIPES = [*shipped_recipes(), REPOSITORY / "src/depthup/quickstart/recipe.yaml"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from small_run import save_base, save_recordings
+from small_run import RECIPES as FOLDER
+from small_run import save_base, save_recordings, shipped_recipes
 from transformers import AutoConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from depthup.config import Recipe
@@ -25,9 +26,7 @@ from depthup.planning.stand_in import build
 from depthup.recipe import load_recipe
 from depthup.train.trainer import SpeechTrainer
 
-FOLDER = Path(__file__).parents[1] / "recipes"
-OTHERS = ("accelerate", "jobs")
-RECIPES = [str(p.relative_to(FOLDER)) for p in sorted(FOLDER.rglob("*.yaml")) if p.parent.name not in OTHERS]
+RECIPES = [str(path.relative_to(FOLDER)) for path in shipped_recipes()]
 CLAIMS = {
     "smollm2-360m/full.yaml": 1.0,
     "smollm2-360m/lora.yaml": 0.11,

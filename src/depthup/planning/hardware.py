@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Optional
+from typing import TYPE_CHECKING, Optional, Union
 
 from depthup.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -52,14 +55,18 @@ def device(name: str, tflops: Optional[float] = None, memory_gb: Optional[float]
     return Device(name, tflops, memory_gb)
 
 
-def matmul_tflops(size: int = 1024, repeats: int = 5) -> float:
-    """float32 TFLOP/s that this machine's CPU reaches now on square matrices with torch's threads; best of a few."""
+def matmul_tflops(
+    size: int = 1024, repeats: int = 5, device: Union[str, torch.device] = "cpu", dtype: Optional[torch.dtype] = None
+) -> float:
+    """TFLOP/s that a device reaches now on square matrices, by default float32; best of a few."""
     import torch
 
-    matrix = torch.randn(size, size)
+    matrix = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(repeats + 1):
         began = time.perf_counter()
         torch.mm(matrix, matrix)
+        if matrix.is_cuda:
+            torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)
     return 2 * size**3 / best / 1e12
