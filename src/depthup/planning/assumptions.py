@@ -23,7 +23,7 @@ class Assumptions:
     tokens_per_word: float = _assume(1.3, "tokens of the LLM per word of a transcript")
     bytes_per_word: float = _assume(6.0, "bytes per word, with its space, for the CTC head")
     prompt_tokens: int = _assume(8, "tokens of the prompt around the speech")
-    overhead_gb: float = _assume(1.5, "memory per GPU for CUDA, its libraries and fragments, in GB")
+    overhead_gb: float = _assume(1.5, "GB per GPU for CUDA, its libraries and fragments; 0.8 or so on a CPU")
 
     def __post_init__(self) -> None:
         if not 0 < self.utilisation <= 1:
@@ -36,18 +36,16 @@ class Assumptions:
         if self.prompt_tokens < 2 or self.overhead_gb < 0:
             raise UserError("--prompt-tokens must be at least 2 and --overhead-gb not negative")
 
-    @property
-    def answer_tokens(self) -> int:
-        """Tokens of a clip's transcript and its end of sequence."""
-        return max(1, round(self.clip_seconds * self.words_per_second * self.tokens_per_word)) + 1
+    def answer_tokens(self, seconds: float) -> int:
+        """Tokens of the transcript of a clip of `seconds`, and its end of sequence."""
+        return max(1, round(seconds * self.words_per_second * self.tokens_per_word)) + 1
 
 
 CONSTANTS = {
     "bytes of a trained weight": 4,
     "bytes of its gradient": 4,
     "bytes of its AdamW state": 8,
-    "bytes of what AdamW holds for a moment, per trained weight": 4,
     "bytes that AdamW reads and writes, per trained weight": 28,
 }
-"""Bytes per parameter that follow from training in float32 with PyTorch's AdamW."""
-WEIGHT, GRADIENT, ADAM, ADAM_MOMENT, ADAM_TRAFFIC = CONSTANTS.values()
+"""Bytes per parameter that follow from training in float32 with PyTorch's fused AdamW; it holds nothing in passing."""
+WEIGHT, GRADIENT, ADAM, ADAM_TRAFFIC = CONSTANTS.values()

@@ -23,6 +23,7 @@ class Check:
     step_seconds: tuple[float, Optional[float]]
     """The planned one at the assumed utilisation."""
     memory_gb: tuple[float, float]
+    """On a GPU of tensors alone, which is what a run measures there; on a CPU of the whole process."""
     utilisation: Optional[float]
     """Share of the device's peak that the run's steps reached."""
 
@@ -47,9 +48,10 @@ def check(run: Union[str, Path], device: Device, assumed: Optional[Assumptions] 
     batches = measured["steps"] + measured["ctc_steps"]
     scale = measured["audio_hours"] / batches / (planned.hours / (planned.steps + planned.ctc_steps))
     seconds = planned.step_seconds * scale
+    memory = planned.memory.total - (0.0 if device.name == "cpu" else planned.memory.overhead)
     return Check(
         trainable=(planned.model.trainable, measured["plan"]["trainable"]),
         step_seconds=(seconds, took),
-        memory_gb=(planned.memory.total / 1e9, measured["peak_memory_gb"]),
+        memory_gb=(memory / 1e9, measured["peak_memory_gb"]),
         utilisation=assumed.utilisation * seconds / took if took else None,
     )

@@ -10,7 +10,7 @@ from depthup.config import Recipe
 from depthup.model.quantized import packed_bytes
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import base_linears
-from depthup.planning.assumptions import ADAM, ADAM_MOMENT, GRADIENT, Assumptions
+from depthup.planning.assumptions import ADAM, GRADIENT, Assumptions
 from depthup.planning.step import LM_HEAD, Step
 
 
@@ -88,7 +88,7 @@ class Memory:
 def memory_per_gpu(
     weights: Weights, steps: list[Step], recipe: Recipe, assumed: Assumptions, gpus: int, sharding: str
 ) -> Memory:
-    """The fullest moment of a step: in the backward pass, or while AdamW works."""
+    """The fullest moment of a step, which is in the backward pass: a fused AdamW holds nothing in passing."""
     shards = gpus if sharding == "full" else 1
     gradients = weights.count * GRADIENT / shards
     fullest = max(steps, key=lambda step: step.peak_with_gradients)
@@ -96,7 +96,6 @@ def memory_per_gpu(
     all_at_once = recipe.train.gradient_accumulation_steps > 1 or shards > 1
     backward = fullest.peak + gradients if all_at_once else fullest.peak_with_gradients
     backward += weights.unpacked
-    optimizer = gradients + weights.count * ADAM_MOMENT / shards
     if shards > 1:
         gathered = 2.0 * weights.largest
     else:
@@ -109,6 +108,6 @@ def memory_per_gpu(
         gathered=gathered,
         activations=fullest.activations,
         logits=fullest.saved.get(LM_HEAD, 0),
-        in_passing=max(backward, optimizer) - gradients - fullest.activations,
+        in_passing=backward - gradients - fullest.activations,
         overhead=assumed.overhead_gb * 1e9,
     )

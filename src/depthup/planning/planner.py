@@ -20,10 +20,10 @@ from depthup.model.upscale import Plan
 from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.memory import Memory, Weights, memory_per_gpu
-from depthup.planning.stand_in import build, drop_contents, replayed_batch, speech_batch
+from depthup.planning.stand_in import Batch, build, drop_contents, replayed_batch, speech_batch
 from depthup.planning.step import Step, measure
 
-SPEECH, CTC, TEXT = "speech", "CTC warm-up", "text replay"
+SPEECH, FULLEST, CTC, TEXT = "speech", "speech at its fullest", "CTC warm-up", "text replay"
 
 
 @dataclass
@@ -43,9 +43,10 @@ class TrainingPlan:
     """Optimizer steps with the LM loss."""
     ctc_steps: int
     steps_by_kind: dict[str, Step]
-    """One batch of each kind: `speech`, and where the recipe has them `CTC warm-up` and `text replay`."""
+    """One batch of each kind: `speech`, `speech at its fullest` for its memory, and where the recipe has them
+    `CTC warm-up` and `text replay`."""
     batches: dict[str, float]
-    """How many of each, on all GPUs together."""
+    """How many of each, on all GPUs together; those at their fullest count as `speech`."""
     memory: Memory
     seconds: float
     """Wall time, without measurements, checkpoints and waiting for data."""
@@ -167,10 +168,19 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     settings = recipe.train
     if settings.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    batch, seconds = speech_batch(model, recipe, assumed, ctc=model.ctc_head is not None)
-    found = {SPEECH: measure(model, batch, lambda b: model(**b, ctc_weight=settings.ctc_weight).loss, seconds, mixed)}
+    has_ctc = model.ctc_head is not None
+
+    def loss(batch: Batch) -> torch.Tensor:
+        return model(**batch, ctc_weight=settings.ctc_weight).loss
+
+    full, seconds = speech_batch(model, recipe, assumed, has_ctc, fullest=True)
+    batch, usual_seconds = speech_batch(model, recipe, assumed, has_ctc)
+    found = {
+        SPEECH: measure(model, batch, loss, usual_seconds, mixed),
+        FULLEST: measure(model, full, loss, seconds, mixed),
+    }
     if settings.ctc_warmup_steps:
-        found[CTC] = measure(model, batch, lambda b: model(**b, ctc_only=True).loss, seconds, mixed)
+        found[CTC] = measure(model, batch, lambda b: model(**b, ctc_only=True).loss, usual_seconds, mixed)
     refuse_idle(recipe, model.keeps_text)
     if recipe.replay.text:
         found[TEXT] = measure(model, replayed_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)

@@ -45,8 +45,14 @@ def drop_contents(module: nn.Module, llm: nn.Module, frozen: torch.dtype, mode: 
             tensors.update({name: made[id(tensor)] for name, tensor in tensors.items() if tensor is not None})
 
 
-def speech_batch(model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: bool) -> tuple[Batch, float]:
+def speech_batch(
+    model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: bool, fullest: bool = False
+) -> tuple[Batch, float]:
     """A training batch of equal clips, all but the first of them padded, and its seconds of audio.
+
+    Args:
+        fullest: as many clips, but so long that they fill `data.batch_seconds`, and slowed down as far as augmentation
+            slows any: what memory must be there for.
 
     Features are zeros [N, L, F] on the meta device; everything else is real. Raises UserError.
     """
@@ -57,13 +63,15 @@ def speech_batch(model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: boo
             f"data.max_duration {data.max_duration:g} s"
         )
     clips = min(data.max_batch_clips, max(1, int(data.batch_seconds // seconds)))
+    if fullest:
+        seconds = max(seconds, min(data.batch_seconds / clips, data.max_duration)) / min([1.0, *recipe.augment.speed])
     waveform = isinstance(model.encoder, WaveformEncoder)
     rate, size = (SAMPLING_RATE, 1) if waveform else (MEL_FRAME_RATE, mel_bins(model))
     lengths = torch.full((clips,), round(seconds * rate))
     lengths[1:] = round(seconds * (1 - assumed.padding) * rate)
     longest = LONGEST_SECONDS * rate if recipe.encoder.pad_to_30s and not waveform else int(lengths.max())
     frames = model.projector.output_lengths(model.encoder.output_lengths(lengths))
-    answer = assumed.answer_tokens
+    answer = assumed.answer_tokens(seconds)
     columns = int(frames.max()) + assumed.prompt_tokens + answer
     ids = torch.ones(clips, columns, dtype=torch.long)
     place = torch.arange(columns)
