@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-# Positions of a block in the kernel's gradient: longer ones compute more pairs that never met, shorter ones are slow.
-BLOCK = 16
+# Frames of gradients that are one kernel when the kernel's gradient is computed; longer ones are no faster.
+LONGEST_KERNEL = 512
 
 
 def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -20,7 +20,7 @@ def depthwise_conv(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) ->
 
 
 class _DepthwiseConv(torch.autograd.Function):
-    """PyTorch's own backward pass costs ten times the forward: the kernel's gradient has no fast kernel there."""
+    """PyTorch's own backward pass costs ten times the forward."""
 
     @staticmethod
     def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
@@ -46,22 +46,16 @@ def _convolve(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None =
 
 
 def _kernel_gradient(x: torch.Tensor, grad: torch.Tensor, kernel_size: int) -> torch.Tensor:
-    """[C, 1, K]: sum over n and l of x[n, l + k, c] * grad[n, l, c], as matrix products.
+    """[C, 1, K]: sum over n and l of x[n, l + k, c] * grad[n, l, c].
 
-    Per channel, time is cut into blocks of T positions. The products of a block's gradients with the inputs of the same
-    block and of those that follow hold every pair that met in the convolution; tap k is the sum of their k-th diagonal.
+    That is a convolution too: of a clip's inputs with its gradients as the kernel, which has a fast kernel where the
+    kernel's gradient has none.
     """
     clips, length, channels = grad.shape
-    shifts = -(-(kernel_size - 1) // BLOCK) + 1
-    padded = (-(-length // BLOCK) + shifts - 1) * BLOCK
-
-    def blocks(states: torch.Tensor) -> torch.Tensor:
-        filled = F.pad(states, (0, 0, 0, padded - states.shape[1]))
-        return filled.reshape(clips * padded, channels).t().contiguous().view(channels, -1, BLOCK)
-
-    inputs = blocks(x)
-    count = inputs.shape[1] - shifts + 1  # the blocks after them hold no gradients
-    grads = blocks(grad)[:, :count].transpose(1, 2)
-    pairs = torch.cat([torch.bmm(grads, inputs[:, shift : shift + count]) for shift in range(shifts)], 2)
-    row = shifts * BLOCK
-    return pairs.as_strided((channels, BLOCK, kernel_size), (BLOCK * row, row + 1, 1)).sum(1)[:, None]
+    found = x.new_zeros(channels, 1, kernel_size)
+    for clip in range(clips):
+        for begin in range(0, length, LONGEST_KERNEL):
+            end = min(begin + LONGEST_KERNEL, length)
+            inputs = x[clip : clip + 1, begin : end + kernel_size - 1]
+            found += _convolve(inputs, grad[clip, begin:end].t()[:, None])[0].t()[:, None]
+    return found
