@@ -19,12 +19,14 @@ from pathlib import Path
 from statistics import median
 
 import torch
+import torch.nn.functional as F
 from report import now, save
 from torch import nn
 from transformers import LlamaConfig
 
 from depthup.api import default_device
 from depthup.config import UpscaleConfig
+from depthup.model.fast_linear import fast_linears
 from depthup.model.layers.e_branchformer import EBranchformerBlock
 from depthup.model.layers.inserted import View
 
@@ -74,12 +76,17 @@ def measure(ours: EBranchformerBlock, theirs: nn.Module | None, clips: int, fram
     mask = torch.ones(clips, 1, frames, dtype=torch.bool, device=device)
     view = View(mask[:, 0], None, torch.arange(frames, device=device).expand(clips, -1), None, causal=False)
     products = matrix_products(clips, frames)
+
+    def as_we_run_it(given: torch.Tensor) -> torch.Tensor:
+        with fast_linears(device):
+            return ours.encode(given, view)
+
     ways: dict[str, Callable[[], tuple[float, float]]] = {
-        "ours": lambda: timed(lambda given: ours.encode(given, view), x),
+        "ours": lambda: timed(ours, as_we_run_it, x),
         "floor": lambda: floor(products),
     }
     if theirs is not None:
-        ways["espnet"] = lambda: timed(lambda given: theirs(given, mask)[0], x)
+        ways["espnet"] = lambda: timed(theirs, lambda given: theirs(given, mask)[0], x)
         with torch.no_grad():
             torch.testing.assert_close(ours.encode(x, view), theirs(x, mask)[0], rtol=1e-4, atol=1e-4)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -89,10 +96,11 @@ def measure(ours: EBranchformerBlock, theirs: nn.Module | None, clips: int, fram
     return {name: tuple(median(part) for part in zip(*times[1:], strict=True)) for name, times in found.items()}
 
 
-def timed(layer: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tuple[float, float]:
+def timed(layer: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], x: torch.Tensor) -> tuple[float, float]:
+    layer.zero_grad()  # as in a training step, else each time all gradients would be added up
     given = x.clone().requires_grad_()
     began = now()
-    output = layer(given)
+    output = run(given)
     between = now()
     output.backward(x)
     return (between - began) * 1e3, (now() - between) * 1e3
@@ -110,14 +118,19 @@ def matrix_products(clips: int, frames: int) -> list[tuple[torch.Tensor, torch.T
     return [(torch.randn(left, device=device), torch.randn(right, device=device)) for left, right in shapes]
 
 
+@torch.no_grad()
 def floor(products: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, float]:
-    began = now()
-    outputs = [left @ right for left, right in products]
-    between = now()
-    for output, (left, right) in zip(outputs, products, strict=True):
-        output @ right.mT
-        left.mT @ output
-    return (between - began) * 1e3, (now() - between) * 1e3
+    def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        return F.linear(left, right.mT) if left.dim() == 2 else left @ right
+
+    with fast_linears(default_device()):
+        began = now()
+        outputs = [product(left, right) for left, right in products]
+        between = now()
+        for output, (left, right) in zip(outputs, products, strict=True):
+            product(output, right.mT)
+            left.mT @ output
+        return (between - began) * 1e3, (now() - between) * 1e3
 
 
 def our_layer() -> EBranchformerBlock:

@@ -29,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthup.api import default_device
 from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.model.base import resolve_dtype
+from depthup.model.fast_linear import fast_linears
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.hardware import matmul_tflops
@@ -91,21 +92,22 @@ def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict[st
     ours = list(islice(BatchStream(cuts, processor, recipe.data, recipe.augment, recipe.seed), steps))
     clips = round(sum(len(batch["labels"]) for batch in ours) / len(ours))
     ways: dict[str, Any] = {
-        "ours": (lambda batch: model(**batch).loss, ours),
+        "ours": (lambda batch: model(**batch).loss, ours, fast_linears(device)),
         "neighbour": (
             lambda batch: loss_everywhere(model, batch),
             list(islice(random_batches(list(cuts), processor, clips), steps)),
+            nullcontext(),
         ),
     }
     told: dict[str, dict[str, float]] = {name: {} for name in ways}
     for step in range(-1, steps):
-        for name, (loss_of, batches) in ways.items():
+        for name, (loss_of, batches, linears) in ways.items():
             batch = {key: value.to(device) for key, value in batches[max(step, 0)].items() if "ctc" not in key}
             audio = float(batch.pop("seconds"))
             counter = FlopCounterMode(display=False)
             with counter if step < 0 else nullcontext():
                 began = now()
-                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                with linears, torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                     loss = loss_of(batch)
                 loss.backward()
                 optimizer.step()

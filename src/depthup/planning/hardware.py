@@ -58,14 +58,17 @@ def device(name: str, tflops: Optional[float] = None, memory_gb: Optional[float]
 def matmul_tflops(
     size: int = 1024, repeats: int = 5, device: Union[str, torch.device] = "cpu", dtype: Optional[torch.dtype] = None
 ) -> float:
-    """TFLOP/s that a device reaches now on square matrices, by default float32; best of a few."""
+    """TFLOP/s that a device reaches now on square matrices, by default in float32, multiplied as training does."""
     import torch
+
+    from depthup.model.fast_linear import fast_linears
 
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        torch.mm(matrix, matrix)
+        with torch.no_grad(), fast_linears(matrix.device):
+            torch.nn.functional.linear(matrix, matrix)
         if matrix.is_cuda:
             torch.cuda.synchronize()
         best = min(best, time.perf_counter() - began)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Optional
 
@@ -23,6 +24,7 @@ from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
 from depthup.model import checkpoint
 from depthup.model.base import resolve_dtype
+from depthup.model.fast_linear import fast_linears
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.train import engine
@@ -46,7 +48,9 @@ class SpeechTrainer(Trainer):
         self.recipe = recipe
         self.audio_seconds = 0.0
         if recipe.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # Layers that run again in the backward pass must keep what they kept before.
+            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linears(self.args.device))}
+            model.gradient_checkpointing_enable(again)
         # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
         super().__init__(model=model, args=training_arguments(recipe), processing_class=processor, eval_dataset=[])
         engine.set_up(self.accelerator, model, recipe)
@@ -180,7 +184,8 @@ class SpeechTrainer(Trainer):
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """The Trainer's; its loss, which is summed up for the log, is 0 where it is not finite."""
-        return super().training_step(*args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
+        with fast_linears(self.args.device):
+            return super().training_step(*args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
