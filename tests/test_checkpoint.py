@@ -17,6 +17,7 @@ import depthup
 from depthup.config import UpscaleConfig
 from depthup.recipe import load_recipe
 
+WEIGHTS = "model.safetensors"
 SHAPES = {
     "transformer all": {"upscale": {"layer": "transformer", "scope": "all", "num_layers": 2}},
     "e_branchformer speech": {"upscale": {"num_layers": 2, "kernel_size": 3, "width": 16}},
@@ -46,10 +47,17 @@ def test_loaded_gives_identical_logits(tmp_path, shape):
     loaded, processor = depthup.load(checkpoint)
     with torch.no_grad():
         assert torch.equal(loaded(**inputs(processor)).logits, model(**inputs(processor)).logits)
-    stored = set(load_file(checkpoint / "model.safetensors"))
+    stored = set(load_file(checkpoint / WEIGHTS))
     assert stored == {n for n, p in model.named_parameters() if p.requires_grad}
     if shape not in ("full",):
         assert not any(n.endswith("embed_tokens.weight") for n in stored)
+
+
+def test_others_may_read_what_other_files_let_them_read(tmp_path):
+    (tmp_path / "plain").touch()
+    _, checkpoint = saved(tmp_path)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (checkpoint / "config.json", checkpoint / WEIGHTS)}
+    assert set(modes.values()) == {(tmp_path / "plain").stat().st_mode & 0o777}, modes
 
 
 def test_loaded_in_bfloat16_text_is_still_the_bases(tmp_path):

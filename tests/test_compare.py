@@ -163,6 +163,10 @@ def test_what_makes_runs_incomparable_is_said(tmp_path):
     assert "another/base (base)" in note and "some/base (a, b)" in note
     (note,) = compare([*alike, save(tmp_path / "device", training(device="cuda"))]).notes
     assert "devices" in note
+    for path, packed in zip(alike, ("none", "nf4"), strict=True):
+        (path / "config.json").write_text(json.dumps({"model_type": "depthup", "base_quantization": packed}))
+    (note,) = compare(alike).notes
+    assert "none (a)" in note and "nf4 (b)" in note
 
 
 def test_bases_are_told_apart_by_the_hash_of_their_weights(tmp_path):

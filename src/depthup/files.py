@@ -21,6 +21,9 @@ CACHE = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser()
 PARTIAL = ".partial-"
 """Begins the name of what is being written or removed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+os.umask(UMASK := os.umask(0))
+MODE = 0o666 & ~UMASK
+"""Of new files; safetensors would let nobody but their owner read its own."""
 
 
 @contextmanager
@@ -113,10 +116,11 @@ def _delete(path: Path) -> None:
 
 
 def _settle(path: Path) -> None:
-    """Wait until a file, or a directory with all it holds, has reached the disk."""
-    for inner in path.rglob("*"):
+    """Give a file, or all that a directory holds, their mode, and wait until they have reached the disk."""
+    for inner in (*path.rglob("*"), path):
+        if inner.is_file():
+            inner.chmod(MODE)
         _sync(inner)
-    _sync(path)
 
 
 def _sync(path: Path) -> None:

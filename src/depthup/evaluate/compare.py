@@ -22,6 +22,7 @@ class Run:
     path: str
     base: str | None
     base_hash: str | None
+    base_quantization: str | None
     encoder: str | None
     method: str | None
     speech_only: bool
@@ -145,6 +146,7 @@ def _read_run(directory: Path, label: str) -> Run:
         path=str(directory),
         base=training.get("base") or settings.get("base"),
         base_hash=settings.get("base_hash"),
+        base_quantization=settings.get("base_quantization"),
         encoder=(settings.get("encoder") or {}).get("name"),
         method=plan.get("method"),
         speech_only="lora" in plan.get("method", "") and bool((settings.get("lora") or {}).get("speech_only")),
@@ -219,6 +221,9 @@ def _notes(runs: Sequence[Run]) -> list[str]:
     first = runs[0]
     facts: dict[str, list[Any]] = {
         "Different base models": [_base_key(run, runs) and run.base for run in runs],
+        "Bases packed into different formats, which their text scores and memory depend on": [
+            run.base_quantization for run in runs
+        ],
         "Different speech encoders": [run.encoder for run in runs],
         "Trained on different devices, which step time and memory depend on": [run.device for run in runs],
         "Mean text degradation is over different tasks": [", ".join(measured(run.tasks)) or None for run in runs],

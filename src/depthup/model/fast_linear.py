@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,10 @@ from typing import Any, Optional
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+
+# Every batch has shapes of its own, and what oneDNN prepares for one takes about a megabyte. It reads these once.
+for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "128")
 
 
 def fast_linears(device: torch.device) -> AbstractContextManager:
