@@ -153,7 +153,6 @@ class SpeechTrainer(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Optional[torch.Tensor] = None,
     ) -> Any:
-        self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
         part = self._speech_loss if "input_features" in inputs else self._text_loss
         loss = telling(part(model, inputs, num_items_in_batch))
         return (loss, {}) if return_outputs else loss
@@ -182,10 +181,12 @@ class SpeechTrainer(Trainer):
         total = self.args.world_size * distillation(model, self.teacher, inputs)
         return total / (labels[:, 1:].numel() if num_items_in_batch is None else num_items_in_batch)
 
-    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+    def training_step(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
         """The Trainer's; its loss, which is summed up for the log, is 0 where it is not finite."""
+        # Here, before the batch moves to a GPU, which would have to be waited for.
+        self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
         with fast_linears(self.args.device):
-            return super().training_step(*args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
+            return super().training_step(model, inputs, *args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:
         norm = super()._get_grad_norm(*args, **kwargs)
