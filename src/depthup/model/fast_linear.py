@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
+PRODUCT = "_linear_pointwise"
+"""What PyTorch's own compiler calls for a linear; there is no public name for it."""
 # Every batch has shapes of its own, and what oneDNN prepares for one takes about a megabyte. It reads these once.
 for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "128")
@@ -30,7 +32,7 @@ def _pays() -> bool:
     """MKL takes slow ways on AMD's processors. Told by name and not by trial, since a resumed run must choose alike."""
     cpu = Path("/proc/cpuinfo")
     return (
-        torch.backends.mkldnn.is_available()
+        hasattr(torch.ops.mkldnn, PRODUCT)
         and torch.backends.mkl.is_available()
         and cpu.is_file()
         and "AuthenticAMD" in cpu.read_text(encoding="utf-8")
@@ -70,4 +72,4 @@ class _Linear(torch.autograd.Function):
 
 def _product(x: torch.Tensor, weight: torch.Tensor, bias: Optional[torch.Tensor] = None) -> torch.Tensor:
     """x [..., K] times `weight` [N, K], which may lie the other way round in memory, gives [..., N]."""
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return getattr(torch.ops.mkldnn, PRODUCT)(x, weight, bias, "none", [], "")
