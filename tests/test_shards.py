@@ -9,7 +9,10 @@ import os
 import re
 import signal
 import tarfile
+import threading
 from collections import Counter
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count, islice
 from pathlib import Path
 
@@ -355,6 +358,26 @@ def test_shards_behind_a_command(tmp_path, clips, caplog, monkeypatch):
     assert len(texts(source)) == 6 and "recording.000001.tar" in caplog.text
     with pytest.raises(UserError, match="no manifest of shards can be read there"):
         load_cuts(f"pipe:cat {tmp_path}/nowhere/{{}} 2>/dev/null", DataConfig())
+
+
+def test_shards_at_a_url(tmp_path, clips, monkeypatch):
+    monkeypatch.setattr("depthup.data.shard_index.CACHE", tmp_path / "cache")
+    make_shards(clips, tmp_path / "out", shard_clips=4)
+    handler = partial(QuietHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        there, here = (load_cuts(source, DataConfig()) for source in (f"{url}/out", str(tmp_path / "out")))
+        for far, near in zip(there, here, strict=True):
+            assert np.array_equal(read_audio(far, 16000), read_audio(near, 16000))
+        with pytest.raises(UserError, match="nowhere.*no manifest of shards can be read there"):
+            load_cuts(f"{url}/nowhere", DataConfig())
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
 
 
 # Epochs and mixing

@@ -7,10 +7,10 @@ import os
 import shutil
 import tarfile
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import suppress
 from functools import lru_cache
-from io import BytesIO
+from io import BytesIO, UnsupportedOperation
 from pathlib import Path
 from typing import BinaryIO
 
@@ -94,13 +94,11 @@ def read_cut(reader: object, cuts: str, line: int) -> Cut:
 def read_recording(reader: object, recording: str, name: str, offset: int, size: int) -> Recording | None:
     """The recording of the cut `name`, with its encoded audio; None where the shard holds none for it.
 
-    Nothing but these bytes is read of a file or URL. Compressed tars and what a command writes cannot be read in
-    part: they are copied to a temporary file, which is kept for the same `reader`.
+    Nothing but these bytes is read of a file or URL. Compressed tars, what a command writes, and URLs of servers that
+    give whole files only are copied to a temporary file, which is kept for the same `reader`.
     """
-    with _opened(reader, recording) as file:
-        file.seek(offset)
-        slice_of_tar = BytesIO(file.read(size))
-    manifest, path = next(iter(TarIterator(slice_of_tar)))  # type: ignore[arg-type]  # it takes files too
+    part = BytesIO(_part(reader, recording, offset, size))
+    manifest, path = next(iter(TarIterator(part)))  # type: ignore[arg-type]  # it takes files too
     if str(path.parent / path.stem) != name:
         raise ValueError(f"{path} stands where {name} is expected")
     assert manifest is None or isinstance(manifest, Recording)
@@ -121,14 +119,18 @@ def _spans(recording: str) -> list[tuple[int, int]]:
     return [(bounds[i], bounds[i + 2] - bounds[i]) for i in range(0, len(bounds) - 2, 2)]
 
 
-@contextmanager
-def _opened(reader: object, recording: str) -> Iterator[BinaryIO]:
-    if recording.startswith(COMMAND) or recording.endswith(".gz"):
-        # Not a copy of the process that this one was forked from: the two would move each other's place in it.
-        yield _copy(reader, recording, os.getpid())
-    else:
-        with open_best(recording, "rb") as file:
-            yield file
+def _part(reader: object, recording: str, offset: int, size: int) -> bytes:
+    if not (recording.startswith(COMMAND) or recording.endswith(".gz")):
+        with (
+            open_best(recording, "rb") as file,
+            suppress(UnsupportedOperation),
+        ):  # some servers give whole files only
+            file.seek(offset)
+            return file.read(size)
+    # Not a copy of the process that this one was forked from: the two would move each other's place in it.
+    copy = _copy(reader, recording, os.getpid())
+    copy.seek(offset)
+    return copy.read(size)
 
 
 @lru_cache(maxsize=RECENT)
