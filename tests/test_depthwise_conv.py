@@ -1,4 +1,4 @@
-"""The depthwise convolution is `conv1d`, forward and backward, at every length around its blocks."""
+"""The depthwise convolution is `conv1d`, forward and backward, below and above its longest kernel."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from depthup.model.layers.depthwise_conv import depthwise_conv
 
 
-@pytest.mark.parametrize("clips, length", [(1, 1), (3, 2), (2, 16), (5, 17), (2, 61), (3, 100)])
+@pytest.mark.parametrize("clips, length", [(1, 1), (3, 2), (2, 16), (5, 17), (3, 100), (2, 513), (1, 1100)])
 @pytest.mark.parametrize("kernel_size", [1, 3, 15, 31])
 def test_equals_conv1d(clips, length, kernel_size):
     torch.manual_seed(0)
