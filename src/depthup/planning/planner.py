@@ -175,10 +175,8 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
 
     full, seconds = speech_batch(model, recipe, assumed, has_ctc, fullest=True)
     batch, usual_seconds = speech_batch(model, recipe, assumed, has_ctc)
-    found = {
-        SPEECH: measure(model, batch, loss, usual_seconds, mixed),
-        FULLEST: measure(model, full, loss, seconds, mixed),
-    }
+    found = {SPEECH: measure(model, batch, loss, usual_seconds, mixed)}
+    found[FULLEST] = found[SPEECH] if seconds == usual_seconds else measure(model, full, loss, seconds, mixed)
     if settings.ctc_warmup_steps:
         found[CTC] = measure(model, batch, lambda b: model(**b, ctc_only=True).loss, usual_seconds, mixed)
     refuse_idle(recipe, model.keeps_text)
