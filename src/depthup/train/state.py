@@ -37,7 +37,7 @@ def rng_state() -> dict[str, Any]:
 
 def optimizer_tensors(optimizer: Any) -> dict[str, torch.Tensor]:
     """AdamW's tensors by name, gathered from all ranks where they are sharded; every rank must call it."""
-    if zero.partitions(optimizer):
+    if zero.is_partitioned(optimizer):
         return zero.gathered(optimizer)
     state = optimizer.state_dict()["state"]
     return whole(
@@ -56,7 +56,7 @@ def save_state(
     """Write `optimizer_tensors`, schedule, each rank's `rng_state` and `extra` (JSON values) into `directory`."""
     for rank, rng in enumerate(rngs):
         tensors = tensors | {f"rng.{rank}.{device}": values for device, values in rng.items() if device != "rest"}
-    groups = zero.param_groups(optimizer) if zero.partitions(optimizer) else optimizer.state_dict()["param_groups"]
+    groups = zero.param_groups(optimizer) if zero.is_partitioned(optimizer) else optimizer.state_dict()["param_groups"]
     rest = {
         "param_groups": groups,
         "scheduler": scheduler.state_dict(),
@@ -80,7 +80,7 @@ def load_state(directory: Path, optimizer: Any, scheduler: Any) -> dict[str, Any
         if key.startswith("optimizer."):
             _, index, name = key.split(".", 2)
             state.setdefault(int(index), {})[name] = value
-    if zero.partitions(optimizer):
+    if zero.is_partitioned(optimizer):
         zero.load(optimizer, state, rest["param_groups"])
     else:
         optimizer.load_state_dict({"state": _sharded(state, optimizer), "param_groups": rest["param_groups"]})

@@ -12,7 +12,7 @@ from accelerate.utils.deepspeed import DeepSpeedOptimizerWrapper
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def partitions(optimizer: Any) -> bool:
+def is_partitioned(optimizer: Any) -> bool:
     """Whether this is DeepSpeed's optimizer, as Accelerate wraps it."""
     return isinstance(optimizer, DeepSpeedOptimizerWrapper)
 
