@@ -26,7 +26,7 @@ from transformers import LlamaConfig
 
 from depthup.api import default_device
 from depthup.config import UpscaleConfig
-from depthup.model.fast_linear import fast_linears
+from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.layers.e_branchformer import EBranchformerBlock
 from depthup.model.layers.inserted import View
 
@@ -78,7 +78,7 @@ def measure(ours: EBranchformerBlock, theirs: nn.Module | None, clips: int, fram
     products = matrix_products(clips, frames)
 
     def as_we_run_it(given: torch.Tensor) -> torch.Tensor:
-        with fast_linears(device):
+        with fast_kernels(device):
             return ours.encode(given, view)
 
     ways: dict[str, Callable[[], tuple[float, float]]] = {
@@ -123,7 +123,7 @@ def floor(products: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, flo
     def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
         return F.linear(left, right.mT) if left.dim() == 2 else left @ right
 
-    with fast_linears(default_device()):
+    with fast_kernels(default_device()):
         began = now()
         outputs = [product(left, right) for left, right in products]
         between = now()

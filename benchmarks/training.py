@@ -29,7 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from depthup.api import default_device
 from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.model.base import resolve_dtype
-from depthup.model.fast_linear import fast_linears
+from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.hardware import matmul_tflops
@@ -92,7 +92,7 @@ def measure(path: str, method: str, steps: int, overrides: list[str]) -> dict[st
     ours = list(islice(BatchStream(cuts, processor, recipe.data, recipe.augment, recipe.seed), steps))
     clips = round(sum(len(batch["labels"]) for batch in ours) / len(ours))
     ways: dict[str, Any] = {
-        "ours": (lambda batch: model(**batch).loss, ours, fast_linears(device)),
+        "ours": (lambda batch: model(**batch).loss, ours, fast_kernels(device)),
         "neighbour": (
             lambda batch: loss_everywhere(model, batch),
             list(islice(random_batches(list(cuts), processor, clips), steps)),

@@ -216,6 +216,16 @@ def test_weights_gradients_and_optimizer_are_counted_to_the_byte(method, recipe_
     assert memory.adam == sum(t.nbytes for s in optimizer.state.values() for t in s.values() if t.ndim)
 
 
+def test_a_dtype_that_the_recipe_names_is_the_one_on_any_device(recipe_of):
+    def planned(dtype, device):
+        plan = plan_training(recipe_of([f"--dtype={dtype}"]), device, assumed=ASSUMED)
+        return plan.memory.frozen_weights, plan.steps_by_kind[SPEECH].activations
+
+    gpu, cpu = GPUS["h100"], CPU
+    assert planned("bfloat16", cpu) == planned("bfloat16", gpu) == planned("auto", gpu)
+    assert planned("float32", gpu) == planned("float32", cpu) == planned("auto", cpu) != planned("auto", gpu)
+
+
 def test_the_backward_pass_is_told_apart_by_what_trains(recipe_of):
     frozen = planned_step(recipe_of(["--upscale.scope=all", "--upscale.layer=transformer"])).flops
     full = planned_step(recipe_of(["--method=full"])).flops

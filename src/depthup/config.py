@@ -258,7 +258,8 @@ class Recipe:
     method: Method = "depth_upscale"
     """What is adapted: `full`, `lora`, `depth_upscale`, or `depth_upscale+lora`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Number format of frozen weights and of the arithmetic; auto is bfloat16 on GPUs that have it, else float32."""
+    """Number format of frozen weights and of the arithmetic. auto: bfloat16 on GPUs that have it, float32 on CPUs, of
+    which some are faster in bfloat16."""
     base_quantization: Quantization = "none"
     """Keep the linears of the frozen base in 8 bits (`int8`) or 4 (`nf4`, needs `depthup[quantized]`)."""
     seed: int = 0

@@ -20,8 +20,8 @@ import torch
 
 from depthup.decode import can_draft, decode
 from depthup.errors import UserError
+from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.ctc_head import spell
-from depthup.model.fast_linear import fast_linears
 
 log = logging.getLogger("depthup")
 
@@ -88,7 +88,7 @@ def transcribe_batch(
     limits = [max_new_tokens or 16 + math.ceil(12 * length) for length in seconds]
     texts = [""] * len(audio)
     greedy = num_beams == 1 and can_draft(model)
-    with inference(model), fast_linears(model.device):
+    with inference(model), fast_kernels(model.device):
         for batch in batches_of_like_length(seconds, batch_seconds):
             inputs = {k: v.to(model.device) for k, v in processor.prompt_batch([audio[i] for i in batch]).items()}
             # Each clip is cut at its own limit, so that its text does not depend on its neighbours.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from pathlib import Path
 from typing import Optional
@@ -12,11 +13,14 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from depthup.errors import UserError
+from depthup.model.cpu_kernels import multiplies_bfloat16
 from depthup.model.packaged import fetch_base
+
+log = logging.getLogger("depthup")
 
 
 def resolve_dtype(policy: str) -> torch.dtype:
-    """`auto` is bfloat16 on GPUs that have it; CPUs without matrix units are far slower in bfloat16."""
+    """`auto` is bfloat16 on GPUs that have it, and float32 on CPUs, where bfloat16 is what is asked for by name."""
     if policy != "auto":
         return getattr(torch, policy)
     return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
@@ -46,6 +50,8 @@ def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedCon
 
 def load_base(name: str, revision: Optional[str], dtype: torch.dtype) -> PreTrainedModel:
     """A base with its weights. Raises UserError when it cannot be found or is no causal LM."""
+    if dtype == torch.bfloat16 and not torch.cuda.is_available() and multiplies_bfloat16() is False:
+        log.warning("dtype bfloat16: this CPU has no instructions for it and takes some 30 times as long as in float32")
     try:
         return AutoModelForCausalLM.from_pretrained(local(name), revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:

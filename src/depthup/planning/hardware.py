@@ -61,13 +61,13 @@ def matmul_tflops(
     """TFLOP/s that a device reaches now on square matrices, by default in float32, multiplied as training does."""
     import torch
 
-    from depthup.model.fast_linear import fast_linears
+    from depthup.model.cpu_kernels import fast_kernels
 
     matrix = torch.randn(size, size, device=device, dtype=dtype)
     best = float("inf")
     for _ in range(repeats + 1):
         began = time.perf_counter()
-        with torch.no_grad(), fast_linears(matrix.device):
+        with torch.no_grad(), fast_kernels(matrix.device):
             torch.nn.functional.linear(matrix, matrix)
         if matrix.is_cuda:
             torch.cuda.synchronize()

@@ -112,7 +112,7 @@ def plan_training(
     if epochs is not None and hours is None:
         raise UserError("--epochs: passes over what? Give the hours of the corpus with --hours")
     assumed = assumed or Assumptions()
-    mixed = device.mixed_precision and recipe.dtype != "float32"
+    mixed = device.mixed_precision if recipe.dtype == "auto" else recipe.dtype == "bfloat16"
     model = build(recipe)
     plan, steps = model.plan(), measure_steps(recipe, model, mixed, assumed)
     weights = Weights.of(model)
@@ -161,7 +161,7 @@ def plan_training(
 
 def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumptions) -> dict[str, Step]:
     """A batch of each kind that training has, on `model`, whose weights are replaced by ones without contents."""
-    frozen = torch.bfloat16 if mixed or recipe.dtype == "bfloat16" else torch.float32
+    frozen = torch.bfloat16 if mixed else torch.float32
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     drop_contents(model, model.llm, frozen, mode)
     model.train()

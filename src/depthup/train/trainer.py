@@ -24,7 +24,7 @@ from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
 from depthup.model import checkpoint
 from depthup.model.base import resolve_dtype
-from depthup.model.fast_linear import fast_linears
+from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.train import engine
@@ -49,7 +49,7 @@ class SpeechTrainer(Trainer):
         self.audio_seconds = 0.0
         if recipe.train.gradient_checkpointing:
             # Layers that run again in the backward pass must keep what they kept before.
-            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_linears(self.args.device))}
+            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_kernels(self.args.device))}
             model.gradient_checkpointing_enable(again)
         # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
         super().__init__(model=model, args=training_arguments(recipe), processing_class=processor, eval_dataset=[])
@@ -185,7 +185,7 @@ class SpeechTrainer(Trainer):
         """The Trainer's; its loss, which is summed up for the log, is 0 where it is not finite."""
         # Here, before the batch moves to a GPU, which would have to be waited for.
         self.audio_seconds += float(inputs.pop("seconds")) * self.args.world_size
-        with fast_linears(self.args.device):
+        with fast_kernels(self.args.device):
             return super().training_step(model, inputs, *args, **kwargs).nan_to_num(0.0, 0.0, 0.0)
 
     def _get_grad_norm(self, *args: Any, **kwargs: Any) -> Any:

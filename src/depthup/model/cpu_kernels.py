@@ -1,4 +1,4 @@
-"""Linear layers by oneDNN's matrix products instead of MKL's, on CPUs where those are slower."""
+"""Linear layers and attention the fast way on CPUs where PyTorch's own choice is slower."""
 
 from __future__ import annotations
 
@@ -19,31 +19,48 @@ for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "128")
 
 
-def fast_linears(device: torch.device) -> AbstractContextManager:
-    """Within it linear layers in float32 may be faster and round otherwise, where `device` is a CPU.
+def fast_kernels(device: torch.device) -> AbstractContextManager:
+    """Within it linear layers in float32, and attention in bfloat16, may be faster and round otherwise on a CPU.
 
     Training and transcription enter it; what must be bit-identical to the base does not.
     """
-    return _FastLinears() if device.type == "cpu" and _pays() else nullcontext()
+    return _FastKernels() if device.type == "cpu" and _pays() else nullcontext()
+
+
+def multiplies_bfloat16() -> Optional[bool]:
+    """Whether this CPU has instructions for it; None where that cannot be told."""
+    if "flags" not in _cpu():
+        return None
+    return "avx512_bf16" in _cpu() or "amx_bf16" in _cpu()
+
+
+@cache
+def _cpu() -> str:
+    """What Linux tells of it."""
+    told = Path("/proc/cpuinfo")
+    return told.read_text(encoding="utf-8") if told.is_file() else ""
 
 
 @cache
 def _pays() -> bool:
     """MKL takes slow ways on AMD's processors. Told by name and not by trial, since a resumed run must choose alike."""
-    cpu = Path("/proc/cpuinfo")
-    return (
-        hasattr(torch.ops.mkldnn, PRODUCT)
-        and torch.backends.mkl.is_available()
-        and cpu.is_file()
-        and "AuthenticAMD" in cpu.read_text(encoding="utf-8")
-    )
+    return hasattr(torch.ops.mkldnn, PRODUCT) and torch.backends.mkl.is_available() and "AuthenticAMD" in _cpu()
 
 
-class _FastLinears(TorchFunctionMode):
+class _FastKernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Optional[dict[str, Any]] = None) -> Any:
+        training = torch.is_grad_enabled()
         if func is F.linear and not kwargs and _fits(*args[:2]):
-            return (_Linear.apply if torch.is_grad_enabled() else _product)(*args)
+            return (_Linear.apply if training else _product)(*args)
+        if func is F.scaled_dot_product_attention and training and args[0].dtype == torch.bfloat16:
+            return _attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+    """In float32, since the backward pass in bfloat16 takes up to ten times as long."""
+    with torch.autocast("cpu", enabled=False):
+        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), **options).to(query.dtype)
 
 
 def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
