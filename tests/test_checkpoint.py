@@ -68,6 +68,19 @@ def test_loaded_in_bfloat16_text_is_still_the_bases(tmp_path):
         assert torch.equal(loaded(input_ids=ids).logits, loaded.load_base()(input_ids=ids).logits)
 
 
+def test_loaded_in_bfloat16_it_hears_as_it_was_trained_to(tmp_path):
+    loaded, processor = depthup.load(saved(tmp_path)[1], dtype="bfloat16")
+    given = inputs(processor)
+    audio = given["input_features"], given["input_lengths"]
+    with torch.no_grad():
+        alone = loaded.embed_speech(*audio)[0]
+        with torch.autocast("cpu", torch.bfloat16):  # as training computes it
+            assert torch.equal(alone, loaded.embed_speech(*audio)[0])
+        exact = loaded.projector(*loaded.encoder(*audio))[0]
+    assert not torch.equal(alone, exact.bfloat16())
+    torch.testing.assert_close(alone.float(), exact, rtol=0.1, atol=0.1)
+
+
 def test_auto_classes_load_a_checkpoint(tmp_path):
     model, checkpoint = saved(tmp_path)
     loaded, processor = AutoModelForCausalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)

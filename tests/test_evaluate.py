@@ -27,6 +27,9 @@ from depthup.evaluate.text_tasks import TaskScore
 from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.transcribe import Segment
 
+MODEL = SimpleNamespace(device=torch.device("cpu"))
+"""Where transcription itself is made up."""
+
 # ---------------------------------------------------------------------------------------------------- error rates
 
 
@@ -176,7 +179,9 @@ def heard(monkeypatch: pytest.MonkeyPatch):
             raise BadAudio(f"{cut.id}: no such audio file")
         return np.array([int(cut.id[5:])], dtype=np.float32)
 
-    def transcribe(model, processor, recordings, max_seconds: float, batch_seconds: float) -> list[list[Segment]]:
+    def transcribe(
+        model, processor, recordings, max_seconds: float, batch_seconds: float | None
+    ) -> list[list[Segment]]:
         seen.groups.append(len(recordings))
         texts = [next(c for c in seen.cuts if c.id == f"clip-{int(r[0])}").supervisions[0].text for r in recordings]
         return [[Segment(0, 1, text[:-2]), Segment(1, 2, "end")] for text in texts]
@@ -189,7 +194,7 @@ def heard(monkeypatch: pytest.MonkeyPatch):
 
 def evaluate(**options: object) -> asr.AsrReport:
     return evaluate_asr(
-        None, SimpleNamespace(sampling_rate=16000), "test.jsonl", DataConfig(**options.pop("data", {})), **options
+        MODEL, SimpleNamespace(sampling_rate=16000), "test.jsonl", DataConfig(**options.pop("data", {})), **options
     )
 
 
@@ -259,7 +264,7 @@ def test_a_manifest_goes_through_the_data_room(tmp_path: Path, monkeypatch: pyte
     ]
     (tmp_path / "test.jsonl").write_text("\n".join(json.dumps(clip) for clip in clips))
     source = str(tmp_path / "test.jsonl")
-    report = evaluate_asr(None, SimpleNamespace(sampling_rate=16000), source, DataConfig(), by=["room"])
+    report = evaluate_asr(MODEL, SimpleNamespace(sampling_rate=16000), source, DataConfig(), by=["room"])
     assert [(e.reference, e.hypothesis) for e in report.examples] == [("800", "800"), ("five hundred", "500")]
     # Read as English, "five hundred" would be "500".
     assert (report.skipped, report.reference_words, report.substitutions, report.deletions) == (1, 3, 1, 1)

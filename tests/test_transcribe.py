@@ -37,7 +37,8 @@ class Processor:
     sampling_rate = RATE
     tokenizer = Tokenizer()
 
-    def prompt_batch(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def prompt_batch(self, audio: list[np.ndarray], device: str) -> dict[str, torch.Tensor]:
+        assert device == "cpu"
         ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
@@ -82,6 +83,32 @@ def test_batches_hold_like_lengths_within_the_budget_padding_included():
     model = Model()
     transcribe_batch(model, Processor(), clips(*[16000, 48000] * 6, 400000), batch_seconds=6)
     assert [call.lengths for call in model.calls] == [[400000], [48000] * 2, [48000] * 2, [48000] * 2, [16000] * 6]
+
+
+def test_a_batch_that_the_memory_cannot_hold_is_halved_and_the_ones_after_it_too(caplog: pytest.LogCaptureFixture):
+    class Small(Model):
+        def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object) -> torch.Tensor:
+            if len(input_ids) > 3:
+                self.calls.append(SimpleNamespace(lengths=["no room"]))
+                raise torch.OutOfMemoryError
+            return super().generate(input_ids, attention_mask, **options)
+
+    model, lengths = Small(), [RATE + n for n in range(14)]
+    texts = transcribe_batch(model, Processor(), clips(*lengths), batch_seconds=6.1)
+    assert texts == [str(n) for n in lengths]
+    assert [len(call.lengths) for call in model.calls] == [1, 3, 3, 3, 3, 1, 1]
+    assert caplog.messages == ["6 clips at once are too much for the memory: going on with half as many"]
+    alone = Small()
+    alone.generate = _raising(torch.OutOfMemoryError)
+    with pytest.raises(torch.OutOfMemoryError):
+        transcribe_batch(alone, Processor(), clips(RATE))
+
+
+def _raising(error: type[Exception]):
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
 
 
 def test_an_endless_loop_stops_at_a_limit_that_does_not_depend_on_the_neighbours():
@@ -261,9 +288,9 @@ def test_many_files_are_read_in_groups(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def _counting(call, seen: list[int]):
-    def counted(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def counted(self, audio: list[np.ndarray], device: str) -> dict[str, torch.Tensor]:
         seen.extend(len(clip) for clip in audio)
-        return call(self, audio)
+        return call(self, audio, device)
 
     return counted
 

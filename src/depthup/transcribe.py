@@ -27,6 +27,8 @@ log = logging.getLogger("depthup")
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 """What counts as a recording in a folder; a file named outright may have any name."""
+BATCH_SECONDS = {"cuda": 1200.0}
+"""Audio in a batch by kind of device, 60 s on others: a GPU's pass costs about the same for one row and for many."""
 MAX_SECONDS = 28.0
 """Longest piece of a recording that the model hears at once."""
 FRAME_SECONDS = 0.02
@@ -71,7 +73,7 @@ def transcribe_batch(
     model: Any,
     processor: Any,
     audio: Sequence[np.ndarray],
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     max_new_tokens: int | None = None,
     num_beams: int = 1,
     drafts: bool | None = None,
@@ -79,33 +81,60 @@ def transcribe_batch(
     """Transcribe clips of any mix of lengths, without sampling.
 
     `audio` holds mono waveforms [samples] at the processor's rate; a batch holds at most `batch_seconds` of them,
-    padding included (a longer clip goes alone). `max_new_tokens` bounds each clip's text; by default 16 and 12 per
-    second, which speech does not reach but an endless loop does. With `drafts` the CTC head guesses and the LLM
-    verifies, which gives the same text in fewer passes; by default for clips alone and on GPUs. Returns one text per
-    clip, in the order given.
+    padding included (a longer clip goes alone), by default 60 s or on a GPU 1200, and is halved where memory ends.
+    `max_new_tokens` bounds each clip's text; by default 16 and 12 per second, which speech does not reach but an
+    endless loop does. With `drafts` the CTC head guesses and the LLM verifies, which gives the same text in fewer
+    passes; by default for clips alone and on GPUs. Returns one text per clip, in the order given.
     """
     seconds = [len(clip) / processor.sampling_rate for clip in audio]
     limits = [max_new_tokens or 16 + math.ceil(12 * length) for length in seconds]
     texts = [""] * len(audio)
-    greedy = num_beams == 1 and can_draft(model)
+    batches = list(batches_of_like_length(seconds, batch_seconds or default_batch_seconds(model)))
     with inference(model), fast_kernels(model.device):
-        for batch in batches_of_like_length(seconds, batch_seconds):
-            inputs = {k: v.to(model.device) for k, v in processor.prompt_batch([audio[i] for i in batch]).items()}
-            # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
-            most = [limits[i] for i in batch]
-            if greedy:
-                # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
-                wanted = drafts if drafts is not None else len(batch) == 1 or model.device.type != "cpu"
-                guess = partial(_guesses, processor) if wanted else None
-                kept = decode(model, inputs, most, guess, processor.word_starts).tokens
-            else:
-                ids = model.generate(**inputs, max_new_tokens=max(most), do_sample=False, num_beams=num_beams)
-                new = ids[:, inputs["input_ids"].shape[1] :].tolist()
-                kept = [row[:limit] for row, limit in zip(new, most, strict=True)]
-            decoded = processor.tokenizer.batch_decode(kept, skip_special_tokens=True)
-            for i, text in zip(batch, decoded, strict=True):
+        while batches:
+            batch = batches[0]
+            try:
+                # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
+                found = _hear(
+                    model, processor, [audio[i] for i in batch], [limits[i] for i in batch], num_beams, drafts
+                )
+            except torch.OutOfMemoryError:
+                if len(batch) == 1:
+                    raise
+                log.warning("%d clips at once are too much for the memory: going on with half as many", len(batch))
+                batches = [half for b in batches for half in (b[: len(b) // 2], b[len(b) // 2 :]) if half]
+                continue
+            for i, text in zip(batches.pop(0), found, strict=True):
                 texts[i] = text.strip()
     return texts
+
+
+def default_batch_seconds(model: Any) -> float:
+    """Seconds of audio in a batch where nothing else is asked for."""
+    return BATCH_SECONDS.get(model.device.type, 60.0)
+
+
+def _hear(
+    model: Any,
+    processor: Any,
+    clips: list[np.ndarray],
+    limits: list[int],
+    num_beams: int,
+    drafts: bool | None,
+) -> list[str]:
+    """The texts of one batch."""
+    prompts = processor.prompt_batch(clips, device=str(model.device))
+    inputs = {k: v.to(model.device) for k, v in prompts.items()}
+    if num_beams == 1 and can_draft(model):
+        # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
+        wanted = drafts if drafts is not None else len(clips) == 1 or model.device.type != "cpu"
+        guess = partial(_guesses, processor) if wanted else None
+        kept = decode(model, inputs, limits, guess, processor.word_starts).tokens
+    else:
+        ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False, num_beams=num_beams)
+        new = ids[:, inputs["input_ids"].shape[1] :].tolist()
+        kept = [row[:limit] for row, limit in zip(new, limits, strict=True)]
+    return processor.tokenizer.batch_decode(kept, skip_special_tokens=True)
 
 
 def _guesses(processor: Any, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
@@ -200,7 +229,7 @@ def transcribe_files(
     model: Any,
     processor: Any,
     paths: Iterable[str | Path],
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
     max_new_tokens: int | None = None,
     num_beams: int = 1,
     max_seconds: float = MAX_SECONDS,
@@ -212,6 +241,7 @@ def transcribe_files(
     """
     transcripts: list[Transcript] = []
     waiting: list[tuple[Transcript, np.ndarray]] = []
+    group = 8 * (batch_seconds or default_batch_seconds(model))
 
     def flush() -> None:
         options = {"batch_seconds": batch_seconds, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
@@ -233,7 +263,7 @@ def transcribe_files(
             continue
         transcript.duration = round(len(samples) / processor.sampling_rate, 3)
         waiting.append((transcript, samples))
-        if sum(t.duration for t, _ in waiting) >= 8 * batch_seconds:
+        if sum(t.duration for t, _ in waiting) >= group:
             flush()
     flush()
     return transcripts

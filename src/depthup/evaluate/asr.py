@@ -21,7 +21,7 @@ from whisper_normalizer.english import EnglishSpellingNormalizer
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
 from depthup.errors import UserError
-from depthup.transcribe import MAX_SECONDS, transcribe_recordings
+from depthup.transcribe import MAX_SECONDS, default_batch_seconds, transcribe_recordings
 
 log = logging.getLogger("depthup")
 
@@ -197,7 +197,7 @@ def evaluate_asr(
     data: DataConfig,
     by: Sequence[str] = ("speaker",),
     limit: int | None = None,
-    batch_seconds: float = 60.0,
+    batch_seconds: float | None = None,
 ) -> AsrReport:
     """Transcribe the clips of `source` (at most `limit`) and score them, by speaker, language and the fields `by`.
 
@@ -208,9 +208,10 @@ def evaluate_asr(
     fields: list[dict[str, str]] = []
     skipped = 0
     longest = max(MAX_SECONDS, data.max_duration)
+    group = 8 * (batch_seconds or default_batch_seconds(model))
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task("transcribing", total=limit)
-        for cuts in _chunks(load_cuts(source, data), limit, 8 * batch_seconds):
+        for cuts in _chunks(load_cuts(source, data), limit, group):
             found = [_fields(cut) for cut in cuts]
             if not examples and not skipped:
                 _check_fields(by, found, source)

@@ -104,14 +104,21 @@ class SpeechProcessor(ProcessorMixin):
             samples = (samples - 1) * stride + kernel
         return samples
 
-    def features(self, samples: np.ndarray, transform: Optional[FeatureTransform] = None) -> np.ndarray:
+    def features(
+        self, samples: np.ndarray, transform: Optional[FeatureTransform] = None, device: str = "cpu"
+    ) -> np.ndarray:
         """One clip [samples] at `sampling_rate` -> log-mel [frames, mel bins]; for waveform encoders [samples, 1]."""
         samples = np.pad(samples, (0, max(0, self._shortest - len(samples))))
         if self.waveform_layers:
             values = self.feature_extractor(samples, sampling_rate=self.sampling_rate)["input_values"][0]
             return np.asarray(values, dtype=np.float32)[:, None]
         mel = self.feature_extractor(
-            samples, sampling_rate=self.sampling_rate, padding=False, truncation=False, return_tensors="np"
+            samples,
+            sampling_rate=self.sampling_rate,
+            padding=False,
+            truncation=False,
+            return_tensors="np",
+            device=device,
         )["input_features"][0].T
         return np.asarray(transform(mel) if transform else mel, dtype=np.float32)
 
@@ -121,6 +128,7 @@ class SpeechProcessor(ProcessorMixin):
         audio: Union[np.ndarray, Sequence[np.ndarray], None] = None,
         padding_side: str = "left",
         feature_transform: Optional[FeatureTransform] = None,
+        device: str = "cpu",
         **kwargs: Any,
     ) -> BatchFeature:
         """Model inputs for texts with any number of `<|audio|>` in each.
@@ -129,6 +137,7 @@ class SpeechProcessor(ProcessorMixin):
             text: B texts.
             audio: mono float waveforms at `sampling_rate`, as many as there are markers, in reading order.
             padding_side: "left" for generation, "right" otherwise.
+            device: where log-mel features are computed; all that is returned lies in main memory.
 
         Returns input_ids and attention_mask [B, T], and where there is audio input_features [N, L, F] and
         input_lengths [N]. Raises ValueError when markers and clips do not match.
@@ -138,7 +147,7 @@ class SpeechProcessor(ProcessorMixin):
         markers = sum(t.count(AUDIO_MARKER) for t in texts)
         if markers != len(clips):
             raise ValueError(f"{len(clips)} audio pieces for {markers} {AUDIO_MARKER} markers in the text")
-        features = [self.features(clip, feature_transform) for clip in clips]
+        features = [self.features(clip, feature_transform, device) for clip in clips]
         waiting = iter(features)
         rows = [self._ids(t, waiting) for t in texts]
         return BatchFeature(_pad_ids(rows, self.tokenizer.pad_token_id, padding_side) | self._pad_features(features))
@@ -178,9 +187,9 @@ class SpeechProcessor(ProcessorMixin):
         starts = {i for i, token in enumerate(tokens) if token and token[0] in WORD_MARKS}
         return frozenset(starts | {self.tokenizer.eos_token_id})
 
-    def prompt_batch(self, audio: list[np.ndarray]) -> dict[str, torch.Tensor]:
+    def prompt_batch(self, audio: list[np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
         """The recipe's prompt for each clip, left-padded, ready for `model.generate`."""
-        return dict(self([self.prompt] * len(audio), audio))
+        return dict(self([self.prompt] * len(audio), audio, device=device))
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As the tokenizer's, with content parts `{"type": "audio"}` turned into markers for `__call__`."""

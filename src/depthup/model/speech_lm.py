@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -198,9 +198,13 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
 
     def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """input_features [N, L, F], input_lengths [N] -> speech embeddings [N, frames, hidden], lengths [N]."""
-        frames, lengths = encode(self.encoder, features, lengths)
-        embeddings, lengths = self.projector(frames.to(self.projector.linear1.weight.dtype), lengths)
-        return embeddings.to(self.llm.dtype), lengths
+        dtype = self.llm.dtype
+        # The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training.
+        as_trained = nullcontext() if dtype == torch.float32 else torch.autocast(features.device.type, dtype)
+        with as_trained:
+            frames, lengths = encode(self.encoder, features, lengths)
+            embeddings, lengths = self.projector(frames.to(self.projector.linear1.weight.dtype), lengths)
+        return embeddings.to(dtype), lengths
 
     def merge(
         self, input_ids: torch.Tensor, input_features: torch.Tensor, input_lengths: torch.Tensor
