@@ -63,13 +63,16 @@ def main() -> None:
             passes.count, began = 0, time.perf_counter()
             texts[name] = way()
             taken = time.perf_counter() - began
-            rows.append({"way": name, "seconds": taken, "rtf": taken / seconds, "passes": passes.count})
+            tokens = sum(len(processor.answer_ids(text)) for text in texts[name])
+            rows.append(
+                {"way": name, "seconds": taken, "rtf": taken / seconds, "tokens": tokens, "passes": passes.count}
+            )
         step = step_cost(model, processor, audio[0])
     slowest = rows[0]["seconds"]
-    print("| way | s | real-time factor | LLM passes | speed |\n|---|---:|---:|---:|---:|")
+    print("| way | s | real-time factor | tokens/s | LLM passes | speed |\n|---|---:|---:|---:|---:|---:|")
     for row in rows:
-        told = f"| {row['way']} | {row['seconds']:.1f} | {row['rtf']:.4f} | {row['passes']} "
-        print(f"{told}| {slowest / row['seconds']:.2f} x |")
+        told = f"| {row['way']} | {row['seconds']:.1f} | {row['rtf']:.3f} | {row['tokens'] / row['seconds']:.0f} "
+        print(f"{told}| {row['passes']} | {slowest / row['seconds']:.2f} x |")
     first = next(iter(texts.values()))
     differ = {name: sum(a != b for a, b in zip(first, found, strict=True)) for name, found in texts.items()}
     told = {"audio_seconds": seconds, "clips": len(audio), "texts_that_differ": differ, "step": step}

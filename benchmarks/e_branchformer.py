@@ -4,7 +4,7 @@
 
 The floor is the layer's matrix products alone, each as one call on tensors that are ready: what is left of a layer when
 norms, activations, convolutions, softmax and everything around them cost nothing. Numbers are medians. Without ESPnet
-ours is held against the floor alone.
+ours is held against the floor alone. `--dtype bfloat16` computes all of them under autocast, weights in float32.
 """
 
 from __future__ import annotations
@@ -40,21 +40,23 @@ def main() -> None:
     parser.add_argument("--espnet", help="folder with ESPnet, typeguard and humanfriendly")
     parser.add_argument("--shapes", default=SHAPES, help="clips x frames")
     parser.add_argument("--repeat", type=int, default=9)
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    dtype = getattr(torch, options.dtype)
     torch.manual_seed(0)
     ours, theirs = our_layer().to(default_device()), None
     if options.espnet:
         sys.path.insert(0, options.espnet)
         theirs = espnet_layer().to(default_device())
         ours.load_state_dict({**ours.state_dict(), **renamed(theirs.state_dict(), ours)})
-    print(f"{torch.get_num_threads()} threads, {default_device()}; ms forward + backward")
+    print(f"{torch.get_num_threads()} threads, {default_device()}, {options.dtype}; ms forward + backward")
     print("| clips x frames | ESPnet | ours | speed: forward | backward | both | floor | share of the floor's speed |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
     rows = []
     for shape in options.shapes.split(","):
         clips, frames = map(int, shape.split("x"))
-        rows.append({"shape": shape, **measure(ours, theirs, clips, frames, options.repeat)})
+        rows.append({"shape": shape, **measure(ours, theirs, clips, frames, options.repeat, dtype)})
         print(line(rows[-1]), flush=True)
     save(options.json, rows)
 
@@ -69,24 +71,32 @@ def line(row: dict) -> str:
     return f"| {row['shape']} | {' | '.join(cells)} | {floor:.1f} | {floor / both:.0%} |"
 
 
-def measure(ours: EBranchformerBlock, theirs: nn.Module | None, clips: int, frames: int, repeat: int) -> dict:
+def measure(
+    ours: EBranchformerBlock, theirs: nn.Module | None, clips: int, frames: int, repeat: int, dtype: torch.dtype
+) -> dict:
     """Median milliseconds (forward, backward) of the layers and of the floor."""
     device = default_device()
+    precision = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     x = torch.randn(clips, frames, WIDTH, device=device)
     mask = torch.ones(clips, 1, frames, dtype=torch.bool, device=device)
     view = View(mask[:, 0], None, torch.arange(frames, device=device).expand(clips, -1), None, causal=False)
-    products = matrix_products(clips, frames)
+    products = matrix_products(clips, frames, dtype)
 
     def as_we_run_it(given: torch.Tensor) -> torch.Tensor:
-        with fast_kernels(device):
+        with precision, fast_kernels(device):
             return ours.encode(given, view)
+
+    def as_they_run_it(given: torch.Tensor) -> torch.Tensor:
+        assert theirs is not None
+        with precision:
+            return theirs(given, mask)[0]
 
     ways: dict[str, Callable[[], tuple[float, float]]] = {
         "ours": lambda: timed(ours, as_we_run_it, x),
         "floor": lambda: floor(products),
     }
     if theirs is not None:
-        ways["espnet"] = lambda: timed(theirs, lambda given: theirs(given, mask)[0], x)
+        ways["espnet"] = lambda: timed(theirs, as_they_run_it, x)
         with torch.no_grad():
             torch.testing.assert_close(ours.encode(x, view), theirs(x, mask)[0], rtol=1e-4, atol=1e-4)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
@@ -102,11 +112,11 @@ def timed(layer: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], x: torc
     began = now()
     output = run(given)
     between = now()
-    output.backward(x)
+    output.backward(x.to(output.dtype))
     return (between - began) * 1e3, (now() - between) * 1e3
 
 
-def matrix_products(clips: int, frames: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
+def matrix_products(clips: int, frames: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """The factors of every product of a forward pass: eleven linears, and the two of attention."""
     rows = clips * frames
     linears = [(WIDTH, FEED_FORWARD), (FEED_FORWARD, WIDTH)] * 2 + [(WIDTH, WIDTH)] * 4
@@ -115,7 +125,7 @@ def matrix_products(clips: int, frames: int) -> list[tuple[torch.Tensor, torch.T
     shapes = [((rows, into), (into, out)) for into, out in linears]
     shapes += [((heads, frames, size), (heads, size, frames)), ((heads, frames, frames), (heads, frames, size))]
     device = default_device()
-    return [(torch.randn(left, device=device), torch.randn(right, device=device)) for left, right in shapes]
+    return [tuple(torch.randn(shape, device=device, dtype=dtype) for shape in pair) for pair in shapes]
 
 
 @torch.no_grad()
