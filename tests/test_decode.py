@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+from tiny import FAMILIES, LAYERS, SCOPES, VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.decode import can_draft, decode
+from depthup.decode import can_draft, decode, is_greedy
 from depthup.model.ctc_head import spell
 
 ENDS = [5, 17, 33, 50, 61, 72]
@@ -64,7 +64,7 @@ def corrupted(answer: list[int], how: int) -> list[int]:
 @pytest.mark.parametrize("kind", ["speech-layers", "transformer", "lora", "full"])
 def test_any_guess_gives_the_greedy_answer(kind):
     model = model_of(kind)
-    assert can_draft(model)
+    assert can_draft(model) and is_greedy(model)
     ended = 0
     for seed in range(0, 96, 8):
         inputs, limits = batch_of(8, seed), [LIMIT - i % 3 for i in range(8)]
@@ -121,7 +121,28 @@ def test_no_drafts_where_holes_in_the_cache_would_matter():
     assert not can_draft(tiny_speech_lm(scope="speech"))  # no CTC head
     assert not can_draft(tiny_speech_lm(ctc=True, scope="all"))
     assert not can_draft(tiny_speech_lm(tiny_base("gemma"), ctc=True, scope="speech"))
+    assert can_draft(tiny_speech_lm(ctc=True, scope="speech"))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_any_model_gives_its_greedy_answer_without_guesses(family, layer, scope):
+    model = shake(tiny_speech_lm(tiny_base(family), layer=layer, scope=scope))
+    model.generation_config.eos_token_id = ENDS
+    assert is_greedy(model)
+    lengths = set()
+    for seed in (0, 8):
+        inputs, limits = batch_of(8, seed), [LIMIT - i % 3 for i in range(8)]
+        expected = greedy(model, inputs, limits)
+        assert decode(model, inputs, limits, None, ()).tokens == expected
+        lengths |= {len(answer) for answer in expected}
+    assert len(lengths) > 1  # rows leave the batch at different times
+
+
+@pytest.mark.parametrize("setting", [{"repetition_penalty": 1.1}, {"suppress_tokens": [3]}, {"min_new_tokens": 2}])
+def test_what_changes_logits_is_left_to_generate(setting):
     model = tiny_speech_lm(ctc=True, scope="speech")
-    assert can_draft(model)
-    model.generation_config.repetition_penalty = 1.1
-    assert not can_draft(model)
+    assert is_greedy(model)
+    model.generation_config.update(**setting)
+    assert not is_greedy(model)

@@ -51,6 +51,7 @@ class Model(torch.nn.Module):
         self.inner = torch.nn.Linear(1, 1)
         self.endless = endless
         self.device = torch.device("cpu")
+        self.generation_config = SimpleNamespace(repetition_penalty=1.1)  # else it would not be asked to generate
         self.calls: list[SimpleNamespace] = []
 
     def generate(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, **options: object) -> torch.Tensor:

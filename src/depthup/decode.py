@@ -1,4 +1,4 @@
-"""Greedy transcripts in few passes of the LLM: the CTC head guesses, the LLM verifies the whole guess at once."""
+"""Greedy transcripts: rows that are through leave the batch, and a CTC head may guess what the LLM then verifies."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ class Decoded:
     passes: int
 
 
+def is_greedy(model: Any) -> bool:
+    """Whether `generate` would take the likeliest token each time, as `decode` does: nothing else changes logits."""
+    config = model.generation_config
+    plain = all(getattr(config, name, None) in (None, value) for name, value in PLAIN.items())
+    return plain and not any(getattr(config, name, None) for name in CHANGES_LOGITS)
+
+
 def can_draft(model: Any) -> bool:
-    """Whether `decode` applies: a CTC head, plain greedy arg max, and caches in which positions can be masked.
+    """Whether `decode` may be given guesses: a CTC head makes them, and positions in the cache can be masked.
 
     Causal inserted layers keep inputs of convolutions, and sliding windows count positions: neither allows holes.
     """
-    if getattr(model, "ctc_head", None) is None:
-        return False
-    config = model.generation_config
-    plain = all(getattr(config, name, None) in (None, value) for name, value in PLAIN.items())
-    plain = plain and not any(getattr(config, name, None) for name in CHANGES_LOGITS)
     holes = model.config.upscale is None or model.scope == "speech"
     sliding = any(DynamicCache(config=model.llm.config).is_sliding)
-    return plain and holes and not sliding
+    return model.ctc_head is not None and holes and not sliding
 
 
 @torch.inference_mode()
@@ -49,7 +51,7 @@ def decode(
     guess: Optional[Guess],
     word_starts: Container[int],
 ) -> Decoded:
-    """What greedy `generate` gives, in as many passes as the worst guess of the batch has mistakes, and two.
+    """What greedy `generate` gives; with a guess in as many passes as the worst of the batch has mistakes, and two.
 
     A pass runs the LLM over the tokens guessed next; those it would have chosen itself stay, then comes its own token,
     and the rest of the guess goes on behind it. Rejected positions stay in the cache, masked.
@@ -58,7 +60,7 @@ def decode(
     Args:
         inputs: of `processor.prompt_batch`, left-padded, with one audio piece in each row, on the model's device.
         limits: most tokens of each row.
-        guess: None to go one token at a time, without the CTC head.
+        guess: None to go one token at a time; otherwise the model is one that `can_draft`.
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
     """
     ends = model.generation_config.eos_token_id

@@ -18,7 +18,7 @@ import soundfile
 import soxr
 import torch
 
-from depthup.decode import can_draft, decode
+from depthup.decode import can_draft, decode, is_greedy
 from depthup.errors import UserError
 from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.ctc_head import spell
@@ -125,10 +125,10 @@ def _hear(
     """The texts of one batch."""
     prompts = processor.prompt_batch(clips, device=str(model.device))
     inputs = {k: v.to(model.device) for k, v in prompts.items()}
-    if num_beams == 1 and can_draft(model):
+    if num_beams == 1 and is_greedy(model):
         # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
         wanted = drafts if drafts is not None else len(clips) == 1 or model.device.type != "cpu"
-        guess = partial(_guesses, processor) if wanted else None
+        guess = partial(_guesses, processor) if wanted and can_draft(model) else None
         kept = decode(model, inputs, limits, guess, processor.word_starts).tokens
     else:
         ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False, num_beams=num_beams)
