@@ -1,10 +1,12 @@
-"""What a training step of every method costs: parameters, seconds, memory. Random weights, no recordings.
+"""What a training step of every method costs, and transcription: seconds, memory. Random weights, no recordings.
 
     python benchmarks/costs.py recipes/smollm2-360m/e_branchformer.yaml --seconds 240 --clip 8
     python benchmarks/costs.py recipes/fsdd.yaml --seconds 20 --clip 1 --steps 3
     python benchmarks/costs.py recipes/smollm2-1.7b/12gb.yaml --methods e_branchformer-speech --seconds 30 --clip 10
 
-Each method runs in a process of its own. One JSON line each on standard output, a Markdown table at the end.
+Each method runs in a process of its own. One JSON line each on standard output, a Markdown table at the end. The share
+of the matrix rate is that of all operations of a step, recomputed ones included. Transcription is of one full batch,
+from features on, each clip answered with as many tokens as English of its length has.
 """
 
 from __future__ import annotations
@@ -13,19 +15,26 @@ import argparse
 import json
 import subprocess
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from statistics import median
 
 import torch
 from report import now
+from torch.utils.flop_counter import FlopCounterMode
 
 from depthup.api import default_device
+from depthup.config import Recipe
+from depthup.decode import decode
 from depthup.model.base import resolve_dtype
+from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.assumptions import Assumptions
+from depthup.planning.hardware import matmul_tflops
 from depthup.planning.stand_in import speech_batch
 from depthup.recipe import load_recipe
 from depthup.sweep import METHODS, REPLAY
 from depthup.train.progress import peak_memory_gb
+from depthup.transcribe import default_batch_seconds
 
 
 def main() -> int:
@@ -62,55 +71,88 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
     (name,) = options.methods.split(",")
     recipe = load_recipe(options.recipe, [*overrides, *METHODS[name]])
     device, dtype = default_device(), resolve_dtype(recipe.dtype)
+    rate = 1e12 * matmul_tflops(4096 if device.type == "cuda" else 2048, device=device, dtype=dtype)
     model = SpeechLM.from_recipe(recipe, load_weights=False)
     for parameter in model.parameters():
         if not parameter.requires_grad and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)
     model.to(device).train()
+    counter, seconds, step = FlopCounterMode(display=False), [], 0
+
+    def kernels() -> AbstractContextManager:
+        return fast_kernels(device) if step else nullcontext()  # the counter knows no products of oneDNN's
+
     if recipe.train.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    recipe.data.batch_seconds, recipe.data.max_batch_clips = options.seconds, sys.maxsize
-    planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=options.clip, padding=0.0), ctc=False)
-    planned["input_features"] = torch.randn(planned["input_features"].shape)
-    batch = {key: value.to(device) for key, value in planned.items()}
+        model.recompute_activations(kernels)
+    batch = full_batch(model, recipe, options.seconds, options.clip)
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-5, fused=True)
-    seconds = []
-    for _ in range(options.steps + 1):
+    for step in range(options.steps + 1):
         began = now()
         for _ in range(recipe.train.gradient_accumulation_steps):
-            with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
-                loss = model(**batch).loss
-            loss.backward()
+            with kernels() if step else counter:
+                with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+                    loss = model(**batch).loss
+                loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(now() - began)
-    plan = model.plan()
-    return {
+    plan, taken = model.plan(), median(seconds[1:])
+    found = {
         "method": name,
         "total": plan.total,
         "trainable": plan.trainable,
         "share_of_full": plan.share_of_full,
-        "step_seconds": median(seconds[1:]),
+        "step_seconds": taken,
+        "share_of_matrix_rate": counter.get_total_flops() / taken / rate,
         "audio_seconds": options.seconds * recipe.train.gradient_accumulation_steps,
         "tokens": batch["input_ids"].numel(),
         "peak_memory_gb": peak_memory_gb(),
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
     }
+    del optimizer
+    return {**found, "times_real_time": times_real_time(model.to(dtype).eval(), recipe, options.clip, options.steps)}
+
+
+def full_batch(model: SpeechLM, recipe: Recipe, seconds: float, clip: float) -> dict[str, torch.Tensor]:
+    """`seconds` of audio in clips of one length, with labels."""
+    recipe.data.batch_seconds, recipe.data.max_batch_clips = seconds, sys.maxsize
+    planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=clip, padding=0.0), ctc=False)
+    planned["input_features"] = torch.randn(planned["input_features"].shape)
+    return {key: value.to(default_device()) for key, value in planned.items()}
+
+
+def times_real_time(model: SpeechLM, recipe: Recipe, clip: float, repeats: int) -> float:
+    """Seconds of audio in a batch, over the seconds it takes to answer it token by token."""
+    audio = max(clip, default_batch_seconds(model))
+    batch = full_batch(model, recipe, audio, clip)
+    labels = batch.pop("labels")
+    answer = int((labels[0] != -100).sum())
+    for name in ("input_ids", "attention_mask"):
+        batch[name] = batch[name][:, :-answer]
+    model.generation_config.eos_token_id = -1  # random weights would end where they like
+    seconds = []
+    for _ in range(repeats + 1):
+        began = now()
+        with fast_kernels(model.device):
+            decode(model, batch, [answer] * len(labels), None, ())
+        seconds.append(now() - began)
+    return len(labels) * clip / median(seconds[1:])
 
 
 def table(rows: list[dict]) -> str:
     """The rows as Markdown, step time and memory also relative to `full`."""
     full = next((row for row in rows if row["method"] == "full"), None)
     lines = [
-        "| method | trainable | of full | s per step | of full's | h audio/h | peak GB | of full's |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| method | trainable | of full | s per step | of full's | h audio/h | share of matrix rate "
+        "| peak GB | of full's | transcription, times real time |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for row in rows:
         relative = [f"{row[k] / full[k]:.2f}" if full else "-" for k in ("step_seconds", "peak_memory_gb")]
         lines.append(
             f"| {row['method']} | {row['trainable']:,} | {row['share_of_full']:.1%} | {row['step_seconds']:.3f} | "
-            f"{relative[0]} | {row['audio_seconds'] / row['step_seconds']:.0f} | {row['peak_memory_gb']:.2f} | "
-            f"{relative[1]} |"
+            f"{relative[0]} | {row['audio_seconds'] / row['step_seconds']:.0f} | {row['share_of_matrix_rate']:.0%} | "
+            f"{row['peak_memory_gb']:.2f} | {relative[1]} | {row['times_real_time']:.0f} |"
         )
     return "\n".join(lines)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -183,6 +183,11 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         adapters_stay_out = "lora" not in method or bool(lora and lora["speech_only"])
         layers_stay_out = "depth_upscale" not in method or self.scope != "all"
         return method != "full" and adapters_stay_out and layers_stay_out
+
+    def recompute_activations(self, within: Callable[[], AbstractContextManager] = nullcontext) -> None:
+        """Keep less for the backward pass, in which layers run again, `within()` what they ran in before."""
+        again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), within())}
+        self.gradient_checkpointing_enable(again)
 
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base as it was, and packed as it is, for comparison."""

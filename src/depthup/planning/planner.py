@@ -167,7 +167,7 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     model.train()
     settings = recipe.train
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.recompute_activations()
     has_ctc = model.ctc_head is not None
 
     def loss(batch: Batch) -> torch.Tensor:

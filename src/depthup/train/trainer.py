@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Optional
 
@@ -48,9 +47,7 @@ class SpeechTrainer(Trainer):
         self.recipe = recipe
         self.audio_seconds = 0.0
         if recipe.train.gradient_checkpointing:
-            # Layers that run again in the backward pass must keep what they kept before.
-            again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), fast_kernels(self.args.device))}
-            model.gradient_checkpointing_enable(again)
+            model.recompute_activations(lambda: fast_kernels(self.args.device))
         # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
         super().__init__(model=model, args=training_arguments(recipe), processing_class=processor, eval_dataset=[])
         engine.set_up(self.accelerator, model, recipe)
