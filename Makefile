@@ -35,13 +35,18 @@ claims: $(STAMP)
 	$(BIN)/python benchmarks/claims.py digits --speech ../shared/speech --text-data ../shared/text --jobs 2
 
 # The tables of docs/performance.md, as JSON in runs/bench too; alone on the machine. ESPnet unpacked: ESPNET=folder.
+# Decoding is of RUN on TEST; docs/performance.md says how its own were made.
 SPEECH ?= ../shared/speech
+RUN ?= quickstart/run
+TEST ?= quickstart/corpus/test.jsonl
+PROMPTS = recipes/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl
 bench: $(STAMP) quickstart/run
-	$(BIN)/python benchmarks/training.py recipes/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl --json runs/bench/training.json
+	$(BIN)/python benchmarks/training.py $(PROMPTS) --json runs/bench/training.json
 	$(BIN)/python benchmarks/e_branchformer.py $(if $(ESPNET),--espnet $(ESPNET)) --json runs/bench/e_branchformer.json
-	$(BIN)/python benchmarks/decoding.py quickstart/run quickstart/corpus/test.jsonl --limit 48 --json runs/bench/decoding.json
-	$(BIN)/python benchmarks/loading.py recipes/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl --json runs/bench/loading.json
-	$(BIN)/python benchmarks/startup.py quickstart/run quickstart/corpus/test.jsonl --json runs/bench/startup.json
+	$(BIN)/python benchmarks/decoding.py $(RUN) $(TEST) --limit 48 --json runs/bench/decoding.json
+	$(BIN)/python benchmarks/loading.py $(PROMPTS) --json runs/bench/loading.json
+	$(BIN)/python benchmarks/growth.py $(PROMPTS) --picture runs/bench/growth.png --json runs/bench/growth.json
+	$(BIN)/python benchmarks/startup.py $(RUN) $(TEST) --json runs/bench/startup.json
 
 quickstart/run:
 	$(BIN)/depthup quickstart

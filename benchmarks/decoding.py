@@ -37,10 +37,11 @@ def main() -> None:
     parser.add_argument("manifest")
     parser.add_argument("--limit", type=int, default=100, help="clips")
     parser.add_argument("--batch", type=int, default=16, help="clips in a batch of plain `generate`")
-    parser.add_argument("--batch-seconds", type=float, default=60.0, help="seconds of audio in a batch of ours")
+    parser.add_argument("--batch-seconds", type=float, help="seconds of audio in a batch of ours")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), help="default: as the checkpoint is loaded")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
-    model, processor = api.load(options.checkpoint)
+    model, processor = api.load(options.checkpoint, dtype=options.dtype)
     cuts = list(islice(load_cuts(options.manifest, DataConfig()), options.limit))
     audio = [read_audio(cut, processor.sampling_rate) for cut in cuts]
     seconds = sum(len(clip) for clip in audio) / processor.sampling_rate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -66,6 +67,19 @@ def test_loaded_in_bfloat16_text_is_still_the_bases(tmp_path):
     ids = torch.arange(3, 35)[None]
     with torch.no_grad():
         assert torch.equal(loaded(input_ids=ids).logits, loaded.load_base()(input_ids=ids).logits)
+
+
+@pytest.mark.parametrize(
+    ("trained_in", "there"), [("bfloat16", "bfloat16"), ("auto", "bfloat16"), ("float32", "float32")]
+)
+def test_a_gpu_loads_what_was_trained_in_and_a_cpu_float32(trained_in, there, tmp_path, monkeypatch):
+    _, checkpoint = saved(tmp_path)
+    config = json.loads((checkpoint / "config.json").read_text())
+    (checkpoint / "config.json").write_text(json.dumps(config | {"dtype_policy": trained_in}))
+    assert depthup.load(checkpoint)[0].llm.dtype == torch.float32
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert depthup.SpeechLM.from_pretrained(checkpoint).llm.dtype == getattr(torch, there)
 
 
 def test_loaded_in_bfloat16_it_hears_as_it_was_trained_to(tmp_path):

@@ -71,7 +71,9 @@ def test_any_guess_gives_the_greedy_answer(kind):
         expected = greedy(model, inputs, limits)
         ended += sum(len(answer) < limit for answer, limit in zip(expected, limits, strict=True))
         guesses = [corrupted(answer, i + seed // 8) for i, answer in enumerate(expected)]
-        assert decode(model, inputs, limits, lambda *_, guesses=guesses: guesses, range(VOCAB)).tokens == expected
+        at_once = (None, 1, 3)[seed // 8 % 3]
+        found = decode(model, inputs, limits, lambda *_, guesses=guesses: guesses, range(VOCAB), at_once)
+        assert found.tokens == expected
     assert ended > 4  # both ends of an answer occur: its own, and the limit
 
 
@@ -83,6 +85,8 @@ def test_good_guesses_save_passes():
     assert decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected], range(VOCAB)).passes <= 3
     one_wrong = [corrupted(answer, 1) for answer in expected]
     assert decode(model, inputs, limits, lambda *_: one_wrong, range(VOCAB)).passes <= 4
+    in_threes = decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected], range(VOCAB), 3)
+    assert in_threes.tokens == expected and longest // 4 < in_threes.passes <= 2 + -(-longest // 4)
     nothing = decode(model, inputs, limits, lambda *_: [[]] * 6, range(VOCAB))
     assert nothing.tokens == expected and nothing.passes >= longest
 

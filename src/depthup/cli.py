@@ -183,7 +183,7 @@ def transcribe(words: list[str]) -> int:
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
     parser.add_argument("audio", nargs="+", help="files, folders, or - for standard input; any format, rate, channels")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json has times and speed too")
-    parser.add_argument("--batch-seconds", type=float, help="seconds of audio per batch (default 60, on GPUs 1200)")
+    parser.add_argument("--batch-seconds", type=float, help="seconds of audio per batch (default 120, on GPUs 1200)")
     parser.add_argument("--num-beams", type=int, default=1, help="beam search with so many beams (default 1: greedy)")
     _add_moved(parser)
     options = parser.parse_args(words)

@@ -50,6 +50,7 @@ def decode(
     limits: Sequence[int],
     guess: Optional[Guess],
     word_starts: Container[int],
+    at_once: Optional[int] = None,
 ) -> Decoded:
     """What greedy `generate` gives; with a guess in as many passes as the worst of the batch has mistakes, and two.
 
@@ -62,6 +63,7 @@ def decode(
         limits: most tokens of each row.
         guess: None to go one token at a time; otherwise the model is one that `can_draft`.
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
+        at_once: most guessed tokens in a pass, where a pass costs more for more of them.
     """
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
@@ -81,9 +83,10 @@ def decode(
         if len(going) < len(rows):
             llm.keep(going)
             rows = [rows[i] for i in going]
-        blocks = [row.block() for row in rows]
+        blocks = [row.block(at_once) for row in rows]
         own = llm.run(blocks)
-        llm.accept([row.verify(own[i], ends, word_starts) for i, row in enumerate(rows)])
+        turns = zip(rows, blocks, own, strict=True)
+        llm.accept([row.verify(block[1:], after, ends, word_starts) for row, block, after in turns])
 
 
 @dataclass
@@ -102,16 +105,15 @@ class _Row:
         self.tokens.append(self.own)
         return len(self.tokens) < self.limit
 
-    def block(self) -> list[int]:
+    def block(self, at_once: Optional[int]) -> list[int]:
         """Tokens of the next pass: the LLM's own, and as much of the guess as leaves room for one more."""
-        return [self.own, *self.rest[: self.limit - len(self.tokens) - 1]]
+        return [self.own, *self.rest[: self.limit - len(self.tokens) - 1][:at_once]]
 
-    def verify(self, own: list[int], ends: Container[int], word_starts: Container[int]) -> int:
-        """Take what the LLM, with `own` after each token of the block, would have chosen too.
+    def verify(self, guessed: list[int], own: list[int], ends: Container[int], word_starts: Container[int]) -> int:
+        """Take of `guessed` what the LLM, with `own` after each token of the block, would have chosen too.
 
         Returns how many of the block's tokens stay.
         """
-        guessed = self.block()[1:]
         same = next((i for i, token in enumerate(guessed) if token != own[i] or token in ends), len(guessed))
         self.tokens += self.rest[:same]
         self.own = own[same]

@@ -28,7 +28,9 @@ log = logging.getLogger("depthup")
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 """What counts as a recording in a folder; a file named outright may have any name."""
 BATCH_SECONDS = {"cuda": 1200.0}
-"""Audio in a batch by kind of device, 60 s on others: a GPU's pass costs about the same for one row and for many."""
+"""Audio in a batch by kind of device, 120 s on others: a GPU's pass costs about the same for one row and for many."""
+GUESSED_AT_ONCE = {"cpu": 8}
+"""Tokens of a draft that are verified in one pass, by kind of device, all of them on others."""
 MAX_SECONDS = 28.0
 """Longest piece of a recording that the model hears at once."""
 FRAME_SECONDS = 0.02
@@ -81,7 +83,7 @@ def transcribe_batch(
     """Transcribe clips of any mix of lengths, without sampling.
 
     `audio` holds mono waveforms [samples] at the processor's rate; a batch holds at most `batch_seconds` of them,
-    padding included (a longer clip goes alone), by default 60 s or on a GPU 1200, and is halved where memory ends.
+    padding included (a longer clip goes alone), by default 120 s or on a GPU 1200, and is halved where memory ends.
     `max_new_tokens` bounds each clip's text; by default 16 and 12 per second, which speech does not reach but an
     endless loop does. With `drafts` the CTC head guesses and the LLM verifies, which gives the same text in fewer
     passes; by default for clips alone and on GPUs. Returns one text per clip, in the order given.
@@ -111,7 +113,7 @@ def transcribe_batch(
 
 def default_batch_seconds(model: Any) -> float:
     """Seconds of audio in a batch where nothing else is asked for."""
-    return BATCH_SECONDS.get(model.device.type, 60.0)
+    return BATCH_SECONDS.get(model.device.type, 120.0)
 
 
 def _hear(
@@ -129,7 +131,8 @@ def _hear(
         # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
         wanted = drafts if drafts is not None else len(clips) == 1 or model.device.type != "cpu"
         guess = partial(_guesses, processor) if wanted and can_draft(model) else None
-        kept = decode(model, inputs, limits, guess, processor.word_starts).tokens
+        at_once = GUESSED_AT_ONCE.get(model.device.type)
+        kept = decode(model, inputs, limits, guess, processor.word_starts, at_once).tokens
     else:
         ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False, num_beams=num_beams)
         new = ids[:, inputs["input_ids"].shape[1] :].tolist()

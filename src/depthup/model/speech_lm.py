@@ -140,7 +140,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         Args:
             pretrained_model_name_or_path: directory or hub id of a checkpoint.
             base, encoder: where the base or the Hugging Face speech encoder stands now, if it has moved.
-            dtype: of the LLM; by default as in training. device_map: one device for the whole model.
+            dtype: of the LLM; by default as in training, on CPUs float32. device_map: one device for the whole model.
 
         Raises UserError for a missing, truncated or foreign checkpoint and for a wrong or changed base.
         """
@@ -150,7 +150,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             config.base, config.base_revision = str(base), None
         if encoder and config.encoder:
             config.encoder["name"] = str(encoder)
-        policy = config.dtype_policy if dtype is None else str(dtype).removeprefix("torch.")
+        if dtype is None:
+            dtype = "float32" if config.dtype_policy == "float32" else "auto"
+        policy = str(dtype).removeprefix("torch.")
         llm = load_base(config.base, config.base_revision, resolve_dtype(policy))
         if fingerprint(llm) != config.base_hash:
             raise UserError(
