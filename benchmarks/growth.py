@@ -84,7 +84,7 @@ def open_stream(recipe: Recipe, processor: SpeechProcessor, manifest: Path) -> t
     cuts = load_cuts(str(manifest), recipe.data)
     stream = iter(BatchStream(cuts, processor, recipe.data, recipe.augment, recipe.seed))
     next(stream)
-    opened = {"open": time.perf_counter() - began, "mb": anonymous_mb() - before}
+    opened = {"open": time.perf_counter() - began, "mb": max(0.0, anonymous_mb() - before)}
     with manifest.open(encoding="utf-8") as file:
         return {**opened, "clips": sum(1 for _ in file)}, stream
 
@@ -133,11 +133,11 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.2), layout="constrained")
     left.plot(hours, [row["train"] for row in rows], "o-", label="training, loading included")
     left.plot(hours, [row["load"] for row in rows], "s-", label="loading alone")
-    left.set_ylabel("seconds per second of audio")
+    left.set(ylabel="seconds per second of audio", ylim=(0, 1.5 * max(row["train"] for row in rows)))
     right.plot(hours, [row["mb"] for row in rows], "o-", label="what an open manifest keeps in memory")
-    right.set_ylabel("MB")
+    right.set(ylabel="MB", ylim=(0, max(100, 2 * rows[-1]["mb"])))
     for axis in (left, right):
-        axis.set(xscale="log", xlabel="hours in the manifest", ylim=(0, None))
+        axis.set(xscale="log", xlabel="hours in the manifest")
         axis.grid(alpha=0.3)
         axis.legend()
     figure.savefig(path, dpi=110)
