@@ -92,7 +92,7 @@ def test_what_it_does_not_fit_goes_its_own_way(products):
     assert products["products"] == 0
 
 
-@pytest.mark.parametrize("mask", ["none", "some", "causal"])
+@pytest.mark.parametrize("mask", ["none", "some", "added", "causal"])
 def test_attention_in_bfloat16_is_computed_in_float32(mask, products, monkeypatch):
     """As training calls it: under autocast, which would bring the inputs back to bfloat16."""
     torch.manual_seed(0)
@@ -100,12 +100,14 @@ def test_attention_in_bfloat16_is_computed_in_float32(mask, products, monkeypatc
     options = {
         "none": {},
         "some": {"attn_mask": torch.rand(2, 1, 5, 5) > 0.3, "scale": 0.5},
+        "added": {"attn_mask": torch.randn(2, 1, 5, 5).bfloat16(), "dropout_p": 0.0},
         "causal": {"is_causal": True, "enable_gqa": False},
     }[mask]
     if mask == "some":
         options["attn_mask"][..., 0] = True
     seen = []
-    exact = F.scaled_dot_product_attention(*(x.detach().float() for x in given), **options)
+    in_float32 = {name: x.float() if name == "attn_mask" and mask == "added" else x for name, x in options.items()}
+    exact = F.scaled_dot_product_attention(*(x.detach().float() for x in given), **in_float32)
     with torch.autocast("cpu", torch.bfloat16), fast_kernels(CPU), Dtypes(seen):
         output = F.scaled_dot_product_attention(*given, **options)
         with torch.no_grad():  # where nothing is differentiated a cache would be converted at each step

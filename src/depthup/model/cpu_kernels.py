@@ -52,15 +52,25 @@ class _FastKernels(TorchFunctionMode):
         training = torch.is_grad_enabled()
         if func is F.linear and not kwargs and _fits(*args[:2]):
             return (_Linear.apply if training else _product)(*args)
-        if func is F.scaled_dot_product_attention and training and args[0].dtype == torch.bfloat16:
+        if func is F.scaled_dot_product_attention and training and args and args[0].dtype == torch.bfloat16:
             return _attend(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
-def _attend(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **options: Any) -> torch.Tensor:
+def _attend(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: Optional[torch.Tensor] = None,
+    *args: Any,
+    **options: Any,
+) -> torch.Tensor:
     """In float32, since the backward pass in bfloat16 takes up to ten times as long."""
+    if attn_mask is not None and attn_mask.is_floating_point():
+        attn_mask = attn_mask.float()
+    exact = (query.float(), key.float(), value.float(), attn_mask, *args)
     with torch.autocast("cpu", enabled=False):
-        return F.scaled_dot_product_attention(query.float(), key.float(), value.float(), **options).to(query.dtype)
+        return F.scaled_dot_product_attention(*exact, **options).to(query.dtype)
 
 
 def _fits(x: torch.Tensor, weight: torch.Tensor) -> bool:
