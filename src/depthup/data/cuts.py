@@ -7,6 +7,7 @@ import gzip
 import importlib
 import json
 import math
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -123,7 +124,7 @@ class ManifestCuts:
         if str(fields.get("type")).endswith("Cut") and "id" in fields:
             return _checked(_lhotse_cut(fields, where), where, self.require_text)
         audio = _take_audio(fields, self.config.audio_field, where)
-        path = self.path.parent / Path(audio).expanduser()
+        path = self.path.parent / os.path.expanduser(audio)
         start = _take_seconds(fields, "start", where) or 0.0
         duration = _take_seconds(fields, "duration", where)
         if duration is None:

@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import pickle
+import struct
 import tempfile
 from collections.abc import Iterable
 
 import numpy as np
 from lhotse.cut import Cut
 
+ROW = np.dtype([("seconds", "<f4"), ("end", "<u8")])
+"""Duration of a cut, and where its bytes end."""
+PACK = struct.Struct("<fQ").pack
+
 
 class Spool:
-    """Cuts (without audio in them) by number. They are read once, into a temporary file, which processes share.
+    """Cuts (without audio in them) by number. They are read once, into temporary files, which processes share.
 
-    Memory is 12 bytes a clip; on the disk a clip takes about a kilobyte.
+    Memory does not grow with the cuts; on the disk one takes about a kilobyte.
     """
 
     def __init__(self, cuts: Iterable[Cut]) -> None:
-        seconds, ends = [], [0]
-        with tempfile.TemporaryFile(prefix="depthup-") as file:
+        end = 0
+        with tempfile.TemporaryFile(prefix="depthup-") as content, tempfile.TemporaryFile(prefix="depthup-") as rows:
             for cut in cuts:
-                seconds.append(cut.duration)
-                ends.append(ends[-1] + file.write(pickle.dumps(cut)))
-            file.flush()
-            self.content = np.memmap(file, np.uint8, "r") if seconds else np.zeros(0, np.uint8)
-        self.ends = np.array(ends)
-        self.seconds = np.array(seconds, dtype=np.float32)
-        self.shard_sizes = np.array([len(seconds)])
+                end += content.write(pickle.dumps(cut))
+                rows.write(PACK(cut.duration, end))
+            content.flush()
+            rows.flush()
+            self.content = np.memmap(content, np.uint8, "r") if end else np.zeros(0, np.uint8)
+            self.rows = np.memmap(rows, ROW, "r") if end else np.zeros(0, ROW)
+        self.seconds = self.rows["seconds"]
+        self.shard_sizes = np.array([len(self.rows)])
 
     def cut(self, number: int) -> Cut:
         """A cut as it was."""
-        return pickle.loads(self.content[self.ends[number] : self.ends[number + 1]].tobytes())
+        begin = self.rows["end"][number - 1] if number else 0
+        return pickle.loads(self.content[begin : self.rows["end"][number]].tobytes())
