@@ -4,17 +4,20 @@
     python benchmarks/loading.py recipes/fsdd.yaml --steps 0      # loading alone
 
 Reading is decoding and resampling; features are what the encoder wants, with ids and labels. Waiting is measured in a
-training loop without CTC, the batch being asked for after each step as a Trainer does.
+training loop without CTC, the batch being asked for after each step as a Trainer does. Transcription reads ahead of a
+model that is stood in for by waiting.
 """
 
 from __future__ import annotations
 
 import argparse
 import time
-from itertools import islice
+from collections.abc import Iterator
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from report import WITHOUT_CTC, save
 from torch.utils.data import DataLoader
@@ -25,6 +28,7 @@ from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
+from depthup.transcribe import ahead
 
 
 def main() -> None:
@@ -43,6 +47,10 @@ def main() -> None:
     print("| one core | hours of audio per second | times real time |\n|---|---:|---:|")
     for row in rows:
         print(f"| {row['what']} | {row['rate'] / 3600:.3f} | {row['rate']:.0f} |")
+    print("\n| a model that hears so many s a second | reading in between | reading ahead |\n|---:|---:|---:|")
+    for speed in (1000, 2000):
+        rows.append(transcribing(recipe, processor, speed))
+        print(f"| {speed} | {rows[-1]['between']:.0f} | {rows[-1]['ahead']:.0f} |")
     if options.steps:
         print("\n| loading processes | s per step | of them waiting for data |\n|---|---:|---:|")
         for workers in map(int, options.workers.split(",")):
@@ -74,6 +82,24 @@ def loading(recipe: Recipe, processor: SpeechProcessor, clips: int, batches: int
         {"what": "features", "rate": seconds / (made - read)},
         {"what": "from files to batches, augmentation included", "rate": streamed / (ended - started)},
     ]
+
+
+def transcribing(recipe: Recipe, processor: SpeechProcessor, speed: float, groups: int = 40) -> dict[str, float]:
+    """Times real time of reading recordings, and of waiting as long as a model of that speed hears them."""
+
+    def clips() -> Iterator[list[np.ndarray]]:
+        cuts = cycle(load_cuts(recipe.data.train, recipe.data))
+        return ([read_audio(cut, processor.sampling_rate) for cut in islice(cuts, 100)] for _ in range(groups))
+
+    def rate(read: Iterator[list[np.ndarray]]) -> float:
+        seconds, began = 0.0, time.perf_counter()
+        for group in read:
+            heard = sum(map(len, group)) / processor.sampling_rate
+            time.sleep(heard / speed)
+            seconds += heard
+        return seconds / (time.perf_counter() - began)
+
+    return {"speed": speed, "between": rate(clips()), "ahead": rate(ahead(clips()))}
 
 
 def waiting(recipe: Recipe, model: SpeechLM, processor: SpeechProcessor, workers: int, steps: int) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import sys
 from pathlib import Path
+from threading import Semaphore
 from types import SimpleNamespace
 
 import numpy as np
@@ -237,7 +238,7 @@ def test_one_bad_file_among_many_is_reported_and_the_others_go_on(tmp_path: Path
     soundfile.write(tmp_path / "b.wav", np.zeros(320), RATE)
     soundfile.write(tmp_path / "a.flac", np.zeros(480), RATE)
     paths = [tmp_path / "b.wav", *(bad_file(tmp_path, kind) for kind in [*SAYS, "folder"]), tmp_path / "a.flac"]
-    transcripts = transcribe_files(Model(), Processor(), paths)
+    transcripts = list(transcribe_files(Model(), Processor(), paths))
     assert [t.path for t in transcripts] == [str(path) for path in paths]
     assert [t.text for t in transcripts] == ["320", *[""] * (len(SAYS) + 1), "480"]
     assert [t.error is not None for t in transcripts] == [False, *[True] * (len(SAYS) + 1), False]
@@ -250,7 +251,7 @@ def test_folders_are_expanded_sorted_and_only_recordings_are_taken(tmp_path: Pat
     for n, name in enumerate(["sub/c.WAV", "b.flac", "a.wav"], start=2):
         soundfile.write(tmp_path / name, np.zeros(160 * n), RATE, format=name[-4:].strip(".").upper())
     (tmp_path / "notes.txt").write_text("not audio")
-    transcripts = transcribe_files(Model(), Processor(), [tmp_path])
+    transcripts = list(transcribe_files(Model(), Processor(), [tmp_path]))
     assert [Path(t.path).name for t in transcripts] == ["a.wav", "b.flac", "c.WAV"]
     assert [t.text for t in transcripts] == ["640", "480", "320"]
 
@@ -277,23 +278,34 @@ def test_a_long_file_becomes_segments_with_times(tmp_path: Path):
     assert int(first.text) + int(second.text) == 40 * RATE
 
 
-def test_many_files_are_read_in_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    for n in range(20):
-        soundfile.write(tmp_path / f"{n:02}.wav", np.zeros(RATE + n), RATE)
-    held = []
-    monkeypatch.setattr(Processor, "prompt_batch", _counting(Processor.prompt_batch, held))
-    transcripts = transcribe_files(Model(), Processor(), [tmp_path], batch_seconds=1.0)
-    assert [t.text for t in transcripts] == [str(RATE + n) for n in range(20)]
-    # Files 0 to 7 are done before any later one is begun.
-    assert sorted(held[:8]) == [RATE + n for n in range(8)]
+def test_many_files_are_read_in_groups_the_next_one_while_one_is_heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    paths = [tmp_path / f"{n:02}.wav" for n in range(24)]
+    for n, path in enumerate(paths):
+        soundfile.write(path, np.zeros(RATE + n), RATE)
+    model, read = Model(), Semaphore(0)
+
+    def reading(path: Path, sampling_rate: int) -> np.ndarray:
+        read.release()
+        return read_audio_file(path, sampling_rate)
+
+    monkeypatch.setattr("depthup.transcribe.read_audio_file", reading)
+    transcripts = transcribe_files(model, Processor(), paths, batch_seconds=1.0)
+    assert next(transcripts).text == str(RATE)
+    # Groups are of eight here. Of the first all are heard, and the second is read with nobody asking for it.
+    assert sorted(length for call in model.calls for length in call.lengths) == [RATE + n for n in range(8)]
+    assert all(read.acquire(timeout=60) for _ in range(16))
+    assert not read.acquire(timeout=0.1)
+    assert [t.text for t in transcripts] == [str(RATE + n) for n in range(1, 24)]
 
 
-def _counting(call, seen: list[int]):
-    def counted(self, audio: list[np.ndarray], device: str) -> dict[str, torch.Tensor]:
-        seen.extend(len(clip) for clip in audio)
-        return call(self, audio, device)
+def test_what_goes_wrong_unexpectedly_while_reading_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def broken(path: Path, sampling_rate: int) -> np.ndarray:
+        raise ZeroDivisionError(path.name)
 
-    return counted
+    soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
+    monkeypatch.setattr("depthup.transcribe.read_audio_file", broken)
+    with pytest.raises(ZeroDivisionError, match="a.wav"):
+        list(transcribe_files(Model(), Processor(), [tmp_path]))
 
 
 def test_json_holds_times_and_the_error_only_of_files_that_failed():

@@ -29,7 +29,7 @@ from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import Plan
 from depthup.recipe import RECIPE, differences, dump_recipe, load_recipe
-from depthup.transcribe import transcribe_files
+from depthup.transcribe import Transcript, transcribe_files
 
 if TYPE_CHECKING:
     from depthup.planning.hardware import Device
@@ -148,9 +148,11 @@ def _claim(run: Path, recipe: Recipe, main: bool) -> None:
             files.write_text(kept, dump_recipe(recipe))
 
 
-def transcribe(model: SpeechLM, processor: SpeechProcessor, paths: Sequence[Union[str, Path]], **kwargs: Any) -> list:
-    """Transcripts of files and folders: see `depthup.transcribe.transcribe_files`."""
-    return transcribe_files(model, processor, paths, **kwargs)
+def transcribe(
+    model: SpeechLM, processor: SpeechProcessor, paths: Sequence[Union[str, Path]], **kwargs: Any
+) -> list[Transcript]:
+    """Transcripts of files and folders; `depthup.transcribe.transcribe_files` gives each as soon as it is ready."""
+    return list(transcribe_files(model, processor, paths, **kwargs))
 
 
 def evaluate(

@@ -191,16 +191,16 @@ def transcribe(words: list[str]) -> int:
     model, processor = _load(options)
     from depthup.transcribe import to_json, transcribe_files
 
-    began = time.perf_counter()
-    found = transcribe_files(
+    began, found = time.perf_counter(), []
+    alone = len(options.audio) == 1 and not Path(options.audio[0]).is_dir()
+    for transcript in transcribe_files(
         model, processor, options.audio, batch_seconds=options.batch_seconds, num_beams=options.num_beams
-    )
+    ):
+        found.append(transcript)
+        if options.format == "text" and transcript.error is None:
+            print(transcript.text if alone else f"{transcript.path}: {transcript.text}", flush=True)
     if options.format == "json":
         print(json.dumps(to_json(found, time.perf_counter() - began), ensure_ascii=False, indent=2))
-    else:
-        for transcript in found:
-            if transcript.error is None:
-                print(transcript.text if len(found) == 1 else f"{transcript.path}: {transcript.text}")
     return 2 if any(transcript.error for transcript in found) else 0
 
 

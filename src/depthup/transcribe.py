@@ -7,11 +7,12 @@ import logging
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import soundfile
@@ -24,6 +25,7 @@ from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.ctc_head import spell
 
 log = logging.getLogger("depthup")
+T = TypeVar("T")
 
 AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64"}
 """What counts as a recording in a folder; a file named outright may have any name."""
@@ -236,40 +238,55 @@ def transcribe_files(
     max_new_tokens: int | None = None,
     num_beams: int = 1,
     max_seconds: float = MAX_SECONDS,
-) -> list[Transcript]:
+) -> Iterator[Transcript]:
     """Transcribe files, folders (every recording below, sorted) and `-` (a recording on standard input).
 
-    A recording that cannot be read is logged as one line, which stands in its transcript's `error`; the others go on.
-    Files are read and dropped in groups of a few batches, so that thousands of them need no more memory.
+    Gives their transcripts in order, as they are ready. A recording that cannot be read is logged as one line, which
+    stands in its transcript's `error`; the others go on. Files are read and dropped in groups of a few batches, so that
+    thousands of them need no more memory, and the next group is read while one is heard.
     """
-    transcripts: list[Transcript] = []
-    waiting: list[tuple[Transcript, np.ndarray]] = []
-    group = 8 * (batch_seconds or default_batch_seconds(model))
-
-    def flush() -> None:
-        options = {"batch_seconds": batch_seconds, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
-        recordings = [samples for _, samples in waiting]
+    group_seconds = 8 * (batch_seconds or default_batch_seconds(model))
+    options = {"batch_seconds": batch_seconds, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
+    for group in ahead(_read_groups(paths, processor.sampling_rate, group_seconds)):
+        heard = [(transcript, samples) for transcript, samples in group if samples is not None]
+        recordings = [samples for _, samples in heard]
         found = transcribe_recordings(model, processor, recordings, max_seconds, **options)
-        for (transcript, _), segments in zip(waiting, found, strict=True):
+        for (transcript, _), segments in zip(heard, found, strict=True):
             transcript.segments = segments
             transcript.text = " ".join(segment.text for segment in segments)
-        waiting.clear()
+        yield from (transcript for transcript, _ in group)
 
+
+def ahead(groups: Iterator[T]) -> Iterator[T]:
+    """The same; while one of them is worked on, a thread makes the next."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, groups, None)
+        while (group := following.result()) is not None:
+            following = thread.submit(next, groups, None)
+            yield group
+
+
+def _read_groups(
+    paths: Iterable[str | Path], sampling_rate: int, seconds: float
+) -> Iterator[list[tuple[Transcript, np.ndarray | None]]]:
+    """Recordings of at least so many seconds together, in order: transcripts without text yet, and samples if any."""
+    group: list[tuple[Transcript, np.ndarray | None]] = []
+    held = 0.0
     for path in _expand(paths):
-        transcript = Transcript(str(path))
-        transcripts.append(transcript)
+        transcript, samples = Transcript(str(path)), None
         try:
-            samples = _read(path, processor.sampling_rate)
+            samples = _read(path, sampling_rate)
+            transcript.duration = round(len(samples) / sampling_rate, 3)
         except UserError as error:
             transcript.error = str(error)
             log.error("%s", error)
-            continue
-        transcript.duration = round(len(samples) / processor.sampling_rate, 3)
-        waiting.append((transcript, samples))
-        if sum(t.duration for t, _ in waiting) >= group:
-            flush()
-    flush()
-    return transcripts
+        group.append((transcript, samples))
+        held += transcript.duration
+        if held >= seconds:
+            yield group
+            group, held = [], 0.0
+    if group:
+        yield group
 
 
 def _expand(paths: Iterable[str | Path]) -> Iterator[str | Path]:

@@ -21,7 +21,7 @@ from whisper_normalizer.english import EnglishSpellingNormalizer
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
 from depthup.errors import UserError
-from depthup.transcribe import MAX_SECONDS, default_batch_seconds, transcribe_recordings
+from depthup.transcribe import MAX_SECONDS, ahead, default_batch_seconds, transcribe_recordings
 
 log = logging.getLogger("depthup")
 
@@ -211,11 +211,12 @@ def evaluate_asr(
     group = 8 * (batch_seconds or default_batch_seconds(model))
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task("transcribing", total=limit)
-        for cuts in _chunks(load_cuts(source, data), limit, group):
+        chunks = _chunks(load_cuts(source, data), limit, group)
+        for cuts, samples in ahead((cuts, [_read(cut, processor, data) for cut in cuts]) for cuts in chunks):
             found = [_fields(cut) for cut in cuts]
             if not examples and not skipped:
                 _check_fields(by, found, source)
-            audio = {i: samples for i, cut in enumerate(cuts) if (samples := _read(cut, processor, data)) is not None}
+            audio = {i: clip for i, clip in enumerate(samples) if clip is not None}
             skipped += len(cuts) - len(audio)
             recordings = list(audio.values())
             heard = transcribe_recordings(model, processor, recordings, longest, batch_seconds=batch_seconds)
