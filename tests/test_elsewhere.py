@@ -29,6 +29,7 @@ def moved(inputs: dict, device: str) -> dict:
 def test_the_device_computes_and_refuses_tensors_of_the_cpu():
     with elsewhere() as there:
         x = torch.arange(4.0, device=there)
+        assert x.cpu().numpy().sum() == 6.0
         assert x.device.type == there and (x * 2).tolist() == [0.0, 2.0, 4.0, 6.0] and float(x.sum()) == 6.0
         with pytest.raises(RuntimeError, match="two devices"):
             x + torch.ones(4)
