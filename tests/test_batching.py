@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
@@ -11,6 +13,9 @@ from depthup.model.speech_context import Spans
 SHORT = [text_ids(2, 1), clip(26, 2), text_ids(3, 3), clip(37, 4), text_ids(4, 5)]
 LONG = [clip(90, 6), text_ids(9, 7)]
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+CROPS = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="the last transformers for Python 3.10 cannot crop a layer that holds nothing"
+)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -61,7 +66,7 @@ def test_cached_logits_equal_full_logits(layer, scope):
     torch.testing.assert_close(torch.stack(steps, 1), full[:, split - 1 :], **CLOSE)
 
 
-@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("scope", [pytest.param("speech", marks=CROPS), "from_speech", "all"])
 def test_cropped_cache_continues_as_if_nothing_had_been_added(scope):
     model = shake(tiny_speech_lm(scope=scope))
     next_ids = torch.tensor([[5]])
