@@ -88,5 +88,7 @@ def _convert(gguf: Path, directory: Path) -> None:
     model.generation_config = quantized.generation_config
     model.save_pretrained(directory)
     tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    # Older versions of transformers misread it.
+    tokenizer.eos_token = tokenizer.pad_token = tokenizer.convert_ids_to_tokens(config.eos_token_id)
     tokenizer.model_max_length = config.max_position_embeddings
     tokenizer.save_pretrained(directory)
