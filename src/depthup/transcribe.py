@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -31,6 +31,8 @@ AUDIO_SUFFIXES = {".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".ai
 """What counts as a recording in a folder; a file named outright may have any name."""
 BATCH_SECONDS = {"cuda": 1200.0}
 """Audio in a batch by kind of device, 120 s on others: a GPU's pass costs about the same for one row and for many."""
+BATCHES_IN_GROUP = 8
+"""Batches that are read together, so that each may hold recordings of like length."""
 GUESSED_AT_ONCE = {"cpu": 8}
 """Tokens of a draft that are verified in one pass, by kind of device, all of them on others."""
 MAX_SECONDS = 28.0
@@ -245,9 +247,10 @@ def transcribe_files(
     stands in its transcript's `error`; the others go on. Files are read and dropped in groups of a few batches, so that
     thousands of them need no more memory, and the next group is read while one is heard.
     """
-    group_seconds = 8 * (batch_seconds or default_batch_seconds(model))
     options = {"batch_seconds": batch_seconds, "max_new_tokens": max_new_tokens, "num_beams": num_beams}
-    for group in ahead(_read_groups(paths, processor.sampling_rate, group_seconds)):
+    begun = (_begin(path, processor.sampling_rate) for path in _expand(paths))
+    seconds = batch_seconds or default_batch_seconds(model)
+    for group in ahead(in_groups(begun, lambda one: one[0].duration, seconds)):
         heard = [(transcript, samples) for transcript, samples in group if samples is not None]
         recordings = [samples for _, samples in heard]
         found = transcribe_recordings(model, processor, recordings, max_seconds, **options)
@@ -255,6 +258,20 @@ def transcribe_files(
             transcript.segments = segments
             transcript.text = " ".join(segment.text for segment in segments)
         yield from (transcript for transcript, _ in group)
+
+
+def in_groups(items: Iterable[T], duration: Callable[[T], float], batch_seconds: float) -> Iterator[list[T]]:
+    """Items in order, together as many as fill a few batches, so that few of them are held at a time."""
+    group: list[T] = []
+    held = 0.0
+    for item in items:
+        group.append(item)
+        held += duration(item)
+        if held >= BATCHES_IN_GROUP * batch_seconds:
+            yield group
+            group, held = [], 0.0
+    if group:
+        yield group
 
 
 def ahead(groups: Iterator[T]) -> Iterator[T]:
@@ -266,27 +283,17 @@ def ahead(groups: Iterator[T]) -> Iterator[T]:
             yield group
 
 
-def _read_groups(
-    paths: Iterable[str | Path], sampling_rate: int, seconds: float
-) -> Iterator[list[tuple[Transcript, np.ndarray | None]]]:
-    """Recordings of at least so many seconds together, in order: transcripts without text yet, and samples if any."""
-    group: list[tuple[Transcript, np.ndarray | None]] = []
-    held = 0.0
-    for path in _expand(paths):
-        transcript, samples = Transcript(str(path)), None
-        try:
-            samples = _read(path, sampling_rate)
-            transcript.duration = round(len(samples) / sampling_rate, 3)
-        except UserError as error:
-            transcript.error = str(error)
-            log.error("%s", error)
-        group.append((transcript, samples))
-        held += transcript.duration
-        if held >= seconds:
-            yield group
-            group, held = [], 0.0
-    if group:
-        yield group
+def _begin(path: str | Path, sampling_rate: int) -> tuple[Transcript, np.ndarray | None]:
+    """A recording's transcript, without text yet, and its samples, if it can be read."""
+    transcript = Transcript(str(path))
+    try:
+        samples = _read(path, sampling_rate)
+    except UserError as error:
+        transcript.error = str(error)
+        log.error("%s", error)
+        return transcript, None
+    transcript.duration = round(len(samples) / sampling_rate, 3)
+    return transcript, samples
 
 
 def _expand(paths: Iterable[str | Path]) -> Iterator[str | Path]:

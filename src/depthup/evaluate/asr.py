@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
 from itertools import islice
@@ -21,7 +21,7 @@ from whisper_normalizer.english import EnglishSpellingNormalizer
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
 from depthup.errors import UserError
-from depthup.transcribe import MAX_SECONDS, ahead, default_batch_seconds, transcribe_recordings
+from depthup.transcribe import MAX_SECONDS, ahead, default_batch_seconds, in_groups, transcribe_recordings
 
 log = logging.getLogger("depthup")
 
@@ -208,23 +208,24 @@ def evaluate_asr(
     fields: list[dict[str, str]] = []
     skipped = 0
     longest = max(MAX_SECONDS, data.max_duration)
-    group = 8 * (batch_seconds or default_batch_seconds(model))
+    clips = ((cut, _read(cut, processor, data)) for cut in islice(load_cuts(source, data), limit))
+    groups = in_groups(clips, lambda clip: clip[0].duration, batch_seconds or default_batch_seconds(model))
     with Progress(console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True) as progress:
         task = progress.add_task("transcribing", total=limit)
-        chunks = _chunks(load_cuts(source, data), limit, group)
-        for cuts, samples in ahead((cuts, [_read(cut, processor, data) for cut in cuts]) for cuts in chunks):
-            found = [_fields(cut) for cut in cuts]
+        for group in ahead(groups):
+            found = [_fields(cut) for cut, _ in group]
             if not examples and not skipped:
                 _check_fields(by, found, source)
-            audio = {i: clip for i, clip in enumerate(samples) if clip is not None}
-            skipped += len(cuts) - len(audio)
+            audio = {i: samples for i, (_, samples) in enumerate(group) if samples is not None}
+            skipped += len(group) - len(audio)
             recordings = list(audio.values())
             heard = transcribe_recordings(model, processor, recordings, longest, batch_seconds=batch_seconds)
             for i, segments in zip(audio, heard, strict=True):
                 text = " ".join(segment.text for segment in segments)
-                examples.append(Example(cuts[i].id, cuts[i].supervisions[0].text or "", text))
+                cut = group[i][0]
+                examples.append(Example(cut.id, cut.supervisions[0].text or "", text))
                 fields.append(found[i])
-            progress.advance(task, len(cuts))
+            progress.advance(task, len(group))
     if skipped and not examples:
         raise UserError(f"{source}: all {skipped} clips are unusable, as the lines above say; check the manifest")
     report = score(
@@ -235,18 +236,6 @@ def evaluate_asr(
     )
     report.skipped, report.examples = skipped, examples
     return report
-
-
-def _chunks(cuts: Iterable[Cut], limit: int | None, seconds: float) -> Iterator[list[Cut]]:
-    """Lists of cuts of about `seconds` of audio each, so that audio and metadata of few clips are held at a time."""
-    chunk: list[Cut] = []
-    for cut in islice(cuts, limit):
-        chunk.append(cut)
-        if sum(c.duration for c in chunk) >= seconds:
-            yield chunk
-            chunk = []
-    if chunk:
-        yield chunk
 
 
 def _fields(cut: Cut) -> dict[str, str]:
