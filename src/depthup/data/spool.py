@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pickle
-import struct
 import tempfile
 from collections.abc import Iterable
 
@@ -12,7 +11,6 @@ from lhotse.cut import Cut
 
 ROW = np.dtype([("seconds", "<f4"), ("end", "<u8")])
 """Duration of a cut, and where its bytes end."""
-PACK = struct.Struct("<fQ").pack
 
 
 class Spool:
@@ -26,7 +24,7 @@ class Spool:
         with tempfile.TemporaryFile(prefix="depthup-") as content, tempfile.TemporaryFile(prefix="depthup-") as rows:
             for cut in cuts:
                 end += content.write(pickle.dumps(cut))
-                rows.write(PACK(cut.duration, end))
+                rows.write(np.array((cut.duration, end), ROW).tobytes())
             content.flush()
             rows.flush()
             self.content = np.memmap(content, np.uint8, "r") if end else np.zeros(0, np.uint8)
