@@ -75,9 +75,8 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
     there = any(isinstance(t, _Elsewhere) for t in tensors)
     if there and func is not torch.ops.aten.copy_.default:
-        same = isinstance(tensors[0], _Elsewhere) and func in TAKE_INDICES_OF_THE_CPU
-        strays = [t for t in tensors if not isinstance(t, _Elsewhere) and t.dim() and not same]
-        if strays:
+        indexes = isinstance(tensors[0], _Elsewhere) and func in TAKE_INDICES_OF_THE_CPU
+        if not indexes and any(not isinstance(t, _Elsewhere) and t.dim() for t in tensors):
             raise RuntimeError(f"{func}: tensors of two devices, of shapes {[tuple(t.shape) for t in tensors]}")
     if (device := kwargs.get("device")) is not None:
         there, kwargs = device.type == NAME, {**kwargs, "device": torch.device("cpu")}
@@ -85,9 +84,9 @@ def _run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     known = {id(_held(t)): t for t in tensors}  # what changes a tensor in place gives that tensor
 
     def given(value: Any) -> Any:
-        if not isinstance(value, torch.Tensor):
-            return value
-        return known.get(id(value)) if id(value) in known else _Elsewhere(value) if there else value
+        if id(value) in known:
+            return known[id(value)]
+        return _Elsewhere(value) if there and isinstance(value, torch.Tensor) else value
 
     return tree_map(given, found)
 
