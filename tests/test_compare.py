@@ -12,8 +12,9 @@ import pytest
 from rich.console import Console
 
 from depthup.errors import UserError
-from depthup.evaluate.compare import Comparison, compare, write
-from depthup.evaluate.tables import NOT_MEASURED, markdown, print_comparison, tables
+from depthup.report.compare import Comparison, compare
+from depthup.report.tables import NOT_MEASURED, markdown, print_comparison, tables
+from depthup.report.write import write
 
 HOSTILE = "a|*b*</script><b>x`<!--data-->"
 

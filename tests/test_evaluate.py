@@ -21,10 +21,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from depthup.config import DataConfig
 from depthup.data import BadAudio
 from depthup.errors import UserError
-from depthup.evaluate import Evaluation, asr, evaluate_asr, print_asr, print_text, score, text_report
+from depthup.evaluate import Evaluation, asr, evaluate_asr, score, text_report
 from depthup.evaluate.results import load_results
 from depthup.evaluate.text_tasks import TaskScore
 from depthup.model.packaged import DEFAULT_BASE_DIR
+from depthup.report.terminal import print_asr, print_text
 from depthup.transcribe import Segment
 
 MODEL = SimpleNamespace(device=torch.device("cpu"))

@@ -15,7 +15,6 @@ from transformers import AutoConfig, LlamaConfig, WhisperConfig, WhisperFeatureE
 
 from depthup.config import Recipe
 from depthup.errors import UserError
-from depthup.evaluate.report import print_plan
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.assumptions import Assumptions
@@ -24,6 +23,7 @@ from depthup.planning.planner import plan_training
 from depthup.planning.report import print_training_plan
 from depthup.planning.stand_in import build
 from depthup.recipe import load_recipe
+from depthup.report.terminal import print_plan
 from depthup.train.trainer import SpeechTrainer
 
 RECIPES = [str(path.relative_to(FOLDER)) for path in shipped_recipes()]

@@ -18,10 +18,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from depthup.config import Recipe, UpscaleConfig
 from depthup.errors import UserError
 from depthup.evaluate import text_tasks as module
-from depthup.evaluate.degradation import degradation, print_tasks
 from depthup.evaluate.text_tasks import load_tasks, text_tasks
 from depthup.model.packaged import fetch_base
 from depthup.model.speech_lm import SpeechLM
+from depthup.report.degradation import degradation, print_tasks
 
 pytest.importorskip("lm_eval")
 NAMES = ("piqa", "arc_easy", "openbookqa", "copa", "winogrande", "lambada_openai")

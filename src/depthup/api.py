@@ -21,14 +21,14 @@ from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
-from depthup.evaluate.compare import Comparison
-from depthup.evaluate.compare import compare as compare_runs
-from depthup.evaluate.compare import write as write_comparison
 from depthup.model import checkpoint
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import Plan
 from depthup.recipe import RECIPE, differences, dump_recipe, load_recipe
+from depthup.report.compare import Comparison
+from depthup.report.compare import compare as compare_runs
+from depthup.report.write import write as write_comparison
 from depthup.transcribe import Transcript, transcribe_files
 
 if TYPE_CHECKING:

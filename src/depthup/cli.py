@@ -93,7 +93,7 @@ def upscale(words: list[str]) -> int:
 
     _quiet()
     from depthup import api
-    from depthup.evaluate.report import print_plan
+    from depthup.report.terminal import print_plan
 
     recipe = dataclasses.replace(
         recipe, upscale=chosen, encoder=encoder, base=recipe.base if from_recipe else options.base
@@ -219,8 +219,8 @@ def evaluate(words: list[str]) -> int:
     model, processor = _load(options)
     from depthup import api
     from depthup.config import DataConfig
-    from depthup.evaluate.degradation import print_tasks
-    from depthup.evaluate.report import print_asr, print_text
+    from depthup.report.degradation import print_tasks
+    from depthup.report.terminal import print_asr, print_text
 
     found = api.evaluate(
         model,
@@ -254,7 +254,7 @@ def compare(words: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args(words)
     from depthup import api
-    from depthup.evaluate.tables import print_comparison
+    from depthup.report.tables import print_comparison
 
     comparison = api.compare(options.runs, options.output)
     if options.json:
@@ -283,7 +283,7 @@ def sweep(words: list[str]) -> int:
     _add_measures(parser)
     options, overrides = parser.parse_known_args(words)
     from depthup import api
-    from depthup.evaluate.tables import print_comparison
+    from depthup.report.tables import print_comparison
 
     sweep = Sweep(
         options.recipe,

@@ -1,7 +1,6 @@
 """How well a model hears (`score`, `evaluate_asr`) and what hearing cost its text (`text_report`)."""
 
 from depthup.evaluate.asr import AsrReport, evaluate_asr, score
-from depthup.evaluate.report import print_asr, print_text
 from depthup.evaluate.results import Evaluation
 from depthup.evaluate.text import TextReport, text_report
 
@@ -10,8 +9,6 @@ __all__ = [
     "Evaluation",
     "TextReport",
     "evaluate_asr",
-    "print_asr",
-    "print_text",
     "score",
     "text_report",
 ]

@@ -16,10 +16,10 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from depthup import files
-from depthup.adapt import adapt_llm, adapters_for
 from depthup.config import EncoderConfig, LoraConfig, Recipe
 from depthup.errors import UserError
 from depthup.model import checkpoint
+from depthup.model.adapt import adapt_llm, adapters_for
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.ctc_head import CtcHead

@@ -8,11 +8,11 @@ from typing import Any, Optional
 from rich.console import Console
 from rich.table import Table
 
-from depthup.evaluate.report import print_plan
 from depthup.planning.assumptions import CONSTANTS
 from depthup.planning.meter import BACKWARD, FORWARD, RECOMPUTE
 from depthup.planning.planner import SPEECH, TrainingPlan
 from depthup.planning.step import Step
+from depthup.report.terminal import print_plan
 
 
 def print_training_plan(plan: TrainingPlan, console: Optional[Console] = None) -> None:

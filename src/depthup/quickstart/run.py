@@ -13,12 +13,12 @@ from rich.table import Table
 from depthup import api
 from depthup.config import Recipe
 from depthup.evaluate import AsrReport, TextReport
-from depthup.evaluate.report import print_plan
 from depthup.model.base import PACKAGED, local
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.quickstart.corpus import make_corpus
 from depthup.recipe import load_recipe
+from depthup.report.terminal import print_plan
 from depthup.train.progress import clock
 
 RECIPE = Path(__file__).with_name("recipe.yaml")

@@ -6,8 +6,8 @@ import json
 from html import escape
 from pathlib import Path
 
-from depthup.evaluate.compare import Comparison
-from depthup.evaluate.tables import Cell, Table, tables
+from depthup.report.compare import Comparison
+from depthup.report.tables import Cell, Table, tables
 
 HERE = Path(__file__).parent
 SCRIPTS = ("scatter.js", "page.js")

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Union
 
-from depthup import files
 from depthup.errors import UserError
-from depthup.evaluate.degradation import degradation
 from depthup.recipe import RECIPE, load_recipe
+from depthup.report.degradation import degradation
 
 
 @dataclass
@@ -46,7 +45,7 @@ class Run:
     drift: dict[str, Any]
     tasks: dict[str, Any]
     degradation: dict[str, Any]
-    """As `depthup.evaluate.degradation` gives it; its mean has `relative_to_full` too, the first `full` run's mean
+    """As `depthup.report.degradation` gives it; its mean has `relative_to_full` too, the first `full` run's mean
     being 0 and no degradation being -1."""
     identical: bool | None
     """Whether the text logits were the base's bit for bit wherever they were looked at."""
@@ -99,25 +98,6 @@ def compare(runs: Sequence[Union[str, Path]]) -> Comparison:
             setattr(run, part, {name: getattr(run, part).get(name) for name in names})
     _relate_to_full(found)
     return Comparison(_notes(found), _findings(found), _bases(found), found)
-
-
-def write(comparison: Comparison, directory: Union[str, Path]) -> list[Path]:
-    """Write compare.md, compare.json and compare.html; earlier ones are replaced, nothing else is touched."""
-    from depthup.evaluate.page import page
-    from depthup.evaluate.tables import markdown
-
-    reports = {
-        Path(directory) / "compare.md": markdown(comparison),
-        Path(directory) / "compare.json": json.dumps(comparison.to_dict(), ensure_ascii=False, indent=1) + "\n",
-        Path(directory) / "compare.html": page(comparison),
-    }
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
-        for path, text in reports.items():
-            files.write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written to ({error.strerror}); choose another directory") from error
-    return list(reports)
 
 
 def _label(path: Path, paths: Iterable[Path]) -> str:

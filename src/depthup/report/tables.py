@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from depthup.evaluate.compare import Comparison, Run
+from depthup.report.compare import Comparison, Run
 from depthup.train.progress import clock
 
 NOT_MEASURED = "–"
