@@ -18,13 +18,13 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from depthup.config import Recipe, UpscaleConfig
 from depthup.errors import UserError
 from depthup.evaluate import text_tasks as module
-from depthup.evaluate.text_tasks import load_tasks, text_tasks
+from depthup.evaluate.text_tasks import SUITES, load_tasks, text_tasks
 from depthup.model.packaged import fetch_base
 from depthup.model.speech_lm import SpeechLM
 from depthup.report.degradation import degradation, print_tasks
 
 pytest.importorskip("lm_eval")
-NAMES = ("piqa", "arc_easy", "openbookqa", "copa", "winogrande", "lambada_openai")
+NAMES = (*SUITES["paper"], "copa", "lambada_openai")
 
 
 @pytest.fixture(autouse=True)
@@ -136,6 +136,33 @@ HUB = {  # the same question in the hub's columns and in a local line
         {"question": "Which?", "choices": {"text": ["this", "That", "x"], "label": ["A", "B", "C"]}, "answerKey": "B"},
         {"query": "Question: Which?", "choices": ["this", "That", "x"], "gold": 1},
     ),
+    "arc_challenge": (
+        {"question": "Why?", "choices": {"text": ["this", "that"], "label": ["1", "2"]}, "answerKey": "1"},
+        {"query": "Question: Why?", "choices": ["this", "that"], "gold": 0},
+    ),
+    "boolq": (
+        {"passage": "Ice -- Ice floats.", "question": "does ice float", "label": 1},
+        {"query": "Passage: Ice -- Ice floats.\nQuestion: does ice float?", "choices": ["no", "yes"], "gold": 1},
+    ),
+    "hellaswag": (
+        {
+            "activity_label": "Roof repair",
+            "ctx_a": "A man sits. [header] He is old.",
+            "ctx_b": "he",
+            "endings": ["falls [step] down.", "sings."],
+            "label": "1",
+        },
+        {"query": "Roof repair: A man sits. He is old. He", "choices": ["falls down.", "sings."], "gold": 1},
+    ),
+    "mmlu": (
+        {"question": " Which cell\nis this? ", "choices": ["a", "b ", "c", "d"], "answer": 2},
+        {
+            "query": " Which cell\nis this? ",
+            "choices": ["a", "b ", "c", "d"],
+            "gold": 2,
+            "category": "high_school_biology",
+        },
+    ),
     "openbookqa": (
         {"question_stem": "Predators eat", "choices": {"text": ["a", "b"], "label": ["A", "B"]}, "answerKey": "A"},
         {"query": "Predators eat", "choices": ["a", "b"], "gold": 0},
@@ -153,7 +180,12 @@ HUB = {  # the same question in the hub's columns and in a local line
         {"context": "I don't care\n\nabout", "continuation": "signs"},
     ),
 }
-WHERE = {"copa": "super_glue/copa/default", "arc_easy": "arc/arc_easy", "winogrande": "winogrande/default"}
+WHERE = {
+    **{name: f"super_glue/{name}/default" for name in ("boolq", "copa")},
+    **{name: f"arc/{name}" for name in ("arc_easy", "arc_challenge")},
+    "winogrande": "winogrande/default",
+    "mmlu": "mmlu/default/mmlu_high_school_biology",
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -167,11 +199,11 @@ def test_questions_are_put_as_lm_eval_puts_them(tmp_path, name):
     path = WHERE.get(name, f"{name.partition('_')[0]}/{name}")
     config = load_yaml(Path(lm_eval.tasks.__file__).parent / f"{path}.yaml")
     config.pop("tag", None)
-    data = {split: Dataset.from_list([theirs]) for split in ("train", "validation", "test")}
+    data = {split: Dataset.from_list([theirs]) for split in ("train", "validation", "test", "dev")}
     wanted = ConfigurableTask(config={**config, "metadata": {}, "custom_dataset": lambda **_: data})
     wanted.config.num_fewshot = 0
     file = "openbook_qa" if name == "openbookqa" else name
-    found = load_tasks([name], write(tmp_path / "data", file, [ours]))[name]
+    found = load_tasks([name], write(tmp_path / "data", file, [ours]))[name][0]
     for task in (wanted, found):
         task.build_all_requests()
     assert [r.args for r in found.instances] == [r.args for r in wanted.instances]
@@ -215,6 +247,42 @@ def test_a_limit_takes_the_first_questions(tmp_path, base, tokenizer):
     assert run(model, tokenizer, base, folder)["openbookqa"].questions == 12
     with pytest.raises(UserError, match="limit 0"):
         run(model, tokenizer, base, folder, limit=0)
+
+
+def test_a_limited_part_of_one_file_is_of_all_its_categories(tmp_path, base, tokenizer):
+    rows = [
+        {"query": words(random.Random(i), 3), "choices": list("wxyz"), "gold": i % 4, "category": f"subject_{i // 4}"}
+        for i in range(12)
+    ]
+    score = run(tiny_speech_lm(base), tokenizer, base, write(tmp_path / "data", "mmlu", rows), ("mmlu",), limit=5)
+    (task,) = load_tasks(["mmlu"], tmp_path / "data")["mmlu"]
+    assert [doc["category"][-1] for doc in task.eval_docs] == list("012012012012")
+    assert (score["mmlu"].questions, score["mmlu"].chance) == (5, 0.25)
+
+
+GROUP = """
+group: mine
+task: [openbookqa, arc_easy]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+"""
+
+
+def test_a_group_is_scored_over_all_its_questions(tmp_path, base, tokenizer):
+    """As lm-eval's own `mmlu`, whose 57 subjects must not outweigh the other tasks in a mean."""
+    folder = tmp_path / "data"
+    write(folder, "openbook_qa", questions(5, seed=1))
+    write(folder, "arc_easy", questions(20, seed=2))
+    (folder / "mine.yaml").write_text(GROUP)
+    model = shake(tiny_speech_lm(base, scope="all"), 0.5)
+    scores = run(model, tokenizer, base, folder, ("mine", "openbookqa", "arc_easy"))
+    mine, small, large = (scores[name] for name in ("mine", "openbookqa", "arc_easy"))
+    for key in ("score", "base", "chance"):
+        assert getattr(mine, key) == pytest.approx(0.2 * getattr(small, key) + 0.8 * getattr(large, key))
+    assert small.score != large.score and mine.questions == 25
+    assert mine.stderr == pytest.approx((mine.score * (1 - mine.score) / 24) ** 0.5)
+    assert run(model, tokenizer, base, folder, ("mine",), limit=8)["mine"].questions == 8
+    (folder / "mine.yaml").write_text(GROUP.replace("true", "false"))
+    assert list(load_tasks(["mine"], folder)) == ["openbookqa", "arc_easy"]
 
 
 def test_the_score_of_a_base_is_kept(tmp_path, kept, base, tokenizer):
@@ -316,6 +384,8 @@ def test_what_is_missing_is_named(tmp_path):
         load_tasks(["openbook_qa"], folder)
     with pytest.raises(UserError, match=r"data/piqa.jsonl: no such file"):
         load_tasks(["piqa"], folder)
+    with pytest.raises(UserError, match=r"text task papr: not known; did you mean paper\?"):
+        load_tasks(["papr"], folder)
     with pytest.raises(UserError, match=r"nowhere: no such folder"):
         load_tasks(["piqa"], tmp_path / "nowhere")
     (folder / "mine.yaml").write_text("task: mine\ndataset_path: json\ndataset_kwargs: {data_files: none.json}\n")
@@ -370,11 +440,32 @@ def test_without_a_folder_the_data_come_from_the_hub(monkeypatch):
         return {split: datasets.Dataset.from_list([theirs]) for split in ("train", "validation")}
 
     monkeypatch.setattr(datasets, "load_dataset", fetch)
-    task = load_tasks(["winogrande"])["winogrande"]
+    (task,) = load_tasks(["winogrande"])["winogrande"]
     task.build_all_requests()
     assert fetched == ["allenai/winogrande"]
     continuation = f" {ours['continuation']}"
     assert [r.args for r in task.instances] == [(option, continuation) for option in ours["context_options"]]
+
+
+@pytest.mark.slow
+def test_the_papers_suite_from_the_hub(monkeypatch):
+    """Slow for the same reason: eight scores, of which MMLU's is of 57 subjects."""
+    import datasets
+
+    fetched = []
+
+    def fetch(path, name=None, **options):
+        fetched.append(path)
+        theirs = HUB[HUB_PATHS.get(path, path.rpartition("/")[2])][0] | {"subject": name}
+        return {split: datasets.Dataset.from_list([theirs]) for split in ("train", "validation", "test", "dev")}
+
+    monkeypatch.setattr(datasets, "load_dataset", fetch)
+    loaded = load_tasks(["paper"])
+    assert {name: len(parts) for name, parts in loaded.items()} == {**dict.fromkeys(SUITES["paper"], 1), "mmlu": 57}
+    assert set(fetched) == {*HUB_PATHS, "Rowan/hellaswag", "allenai/openbookqa", "allenai/winogrande"}
+
+
+HUB_PATHS = {"allenai/ai2_arc": "arc_easy", "aps/super_glue": "boolq", "baber/piqa": "piqa", "cais/mmlu": "mmlu"}
 
 
 @pytest.mark.slow
@@ -390,6 +481,6 @@ def test_smollm2_on_copa(shared):
     score = text_tasks(model, tokenizer, model.load_base, ["copa"], shared / "text")["copa"]
     assert score.identical and score.questions == 100
     assert score.score == pytest.approx(0.64, abs=0.011)
-    task = load_tasks(["copa"], shared / "text")["copa"]
+    (task,) = load_tasks(["copa"], shared / "text")["copa"]
     task.config.doc_to_text, task.config.target_delimiter = "{{query}}\nAnswer:", " "
     assert module.accuracy(model.load_base(), tokenizer, task).score == pytest.approx(0.63, abs=0.011)

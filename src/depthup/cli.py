@@ -317,7 +317,7 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--asr", action="append", default=[], metavar="MANIFEST", help="recordings: JSONL, Lhotse, Shar, dataset:split")
     add("--text", metavar="FILE", help="UTF-8 text for perplexity and drift from the base")
-    add("--text-tasks", type=_names, default=[], metavar="A,B", help="lm-eval tasks, on base and adapted model")
+    add("--text-tasks", type=_names, default=[], metavar="A,B", help="lm-eval tasks, or `paper` for its eight")
     add("--text-data", metavar="DIR", help="folder of local files for the tasks; default: lm-eval's own, from the hub")
     add("--by", action="append", default=[], metavar="FIELD", help="also group WER by this manifest field")
     add("--limit", type=int, help="most clips, and most questions of each task")

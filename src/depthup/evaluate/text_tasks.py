@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
@@ -26,6 +27,10 @@ CACHE = files.CACHE / "text_tasks"
 """Scores of base models, one file per base, task and set of questions."""
 LOCAL_TASKS = Path(__file__).with_name("tasks")
 METRIC = "acc"
+SUITES = {
+    "paper": ("arc_easy", "arc_challenge", "boolq", "hellaswag", "openbookqa", "piqa", "winogrande", "mmlu"),
+}
+"""Tasks that go by one name: `paper` are those of arXiv 2604.00489, table 1."""
 CHECKED = 8
 """Requests per task on which logits are compared with the base's."""
 
@@ -40,6 +45,18 @@ class Accuracy:
     stderr: float
     chance: float
     questions: int
+
+    @classmethod
+    def over(cls, parts: Sequence[Accuracy]) -> Accuracy:
+        """Of all questions of several tasks together."""
+        if len(parts) == 1:
+            return parts[0]
+        total = sum(part.questions for part in parts)
+        score, chance = (
+            sum(getattr(part, name) * part.questions for part in parts) / total for name in ("score", "chance")
+        )
+        stderr = math.sqrt(score * (1 - score) / (total - 1)) if total > 1 else 0.0
+        return cls(score, stderr, chance, total)
 
 
 @dataclass
@@ -82,10 +99,11 @@ def text_tasks(
         model: a SpeechLM; it is evaluated as a whole, as text-only input meets it.
         tokenizer: the base's.
         base_factory: gives the base, e.g. `model.load_base`; called at most once, and only when it is needed.
-        tasks: names as lm-eval knows them, such as `piqa`; a group stands for its tasks.
+        tasks: names as lm-eval knows them, such as `piqa`, or `paper` for those of the paper. A group whose score is
+            that of all its questions together, such as `mmlu`, is one task; any other stands for its tasks.
         data_dir: folder with a JSONL file per task, and own lm-eval definitions as YAML; no network is used. Without
             it data sets come from the hub.
-        limit: most questions per task, the first ones.
+        limit: most questions per task, the first ones; of a group as many from each of its parts, at least one.
         batch_size: requests per forward pass.
 
     Raises UserError for an unknown task, missing or bad data, a task that has no `acc`, and without lm-eval;
@@ -98,28 +116,42 @@ def text_tasks(
     scores = {}
     base = cache(lambda: base_factory().to(model.device))
     with inference(model):
-        for name, task in load_tasks(tasks, data_dir).items():
-            with _calm():
-                task.build_all_requests(limit=limit)
-            if model.keeps_text:
-                _check_identity(model, base(), tokenizer, task)
-            file = CACHE / f"{_key(model, tokenizer, task)}.json"
-            if file.is_file():
-                expected = Accuracy(**json.loads(file.read_text()))
-            else:
-                expected = accuracy(base(), tokenizer, task, limit, batch_size)
-                _keep(file, expected)
-            found = expected if model.keeps_text else accuracy(model, tokenizer, task, limit, batch_size)
+        for name, parts in load_tasks(tasks, data_dir).items():
+            each = None if limit is None else max(1, limit // len(parts))
+            pairs = [_scores(model, base, tokenizer, task, each, batch_size) for task in parts]
+            found, expected = (Accuracy.over(of) for of in zip(*pairs, strict=True))
             scores[name] = TaskScore(
                 METRIC, found.score, found.stderr, expected.score, found.chance, found.questions, model.keeps_text
             )
     return scores
 
 
-def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict[str, Any]:
-    """lm-eval's tasks by name, with their data; see `text_tasks`."""
+def _scores(
+    model: Any, base: Callable[[], Any], tokenizer: Any, task: Any, limit: int | None, batch_size: int
+) -> tuple[Accuracy, Accuracy]:
+    """The adapted model's score and the base's, which is kept; one that keeps text by construction has the base's."""
+    with _calm():
+        task.build_all_requests(limit=limit)
+    if model.keeps_text:
+        _check_identity(model, base(), tokenizer, task)
+    file = CACHE / f"{_key(model, tokenizer, task)}.json"
+    if file.is_file():
+        expected = Accuracy(**json.loads(file.read_text()))
+    else:
+        expected = accuracy(base(), tokenizer, task, limit, batch_size)
+        _keep(file, expected)
+    found = expected if model.keeps_text else accuracy(model, tokenizer, task, limit, batch_size)
+    return found, expected
+
+
+def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict[str, list[Any]]:
+    """lm-eval's tasks by name, with their data: several where the score is of all their questions together.
+
+    See `text_tasks`.
+    """
     from lm_eval.tasks import TaskManager
 
+    names = list(dict.fromkeys(one for name in names for one in SUITES.get(name, (name,))))
     if data_dir is None:
         manager = TaskManager()
     elif Path(data_dir).is_dir():
@@ -129,21 +161,34 @@ def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict
         raise UserError(f"{data_dir}: no such folder; give one with a JSONL file per text task")
     for name in names:
         if name not in manager.all_tasks:
-            close = difflib.get_close_matches(name, manager.all_tasks, 1, 0.4) or manager.all_tasks[:1]
+            close = difflib.get_close_matches(name, [*SUITES, *manager.all_tasks], 1, 0.4) or manager.all_tasks[:1]
             raise UserError(f"text task {name}: not known; did you mean {close[0]}?")
     try:
         with _calm():
-            loaded = manager.load(list(dict.fromkeys(names)))["tasks"]
+            found = {name: manager.load([name]) for name in names}
     except OSError as error:
         reason = str(error).splitlines()[0]
         raise UserError(
             f"text tasks {', '.join(names)}: cannot get the data ({reason}); without a network give --text-data FOLDER"
         ) from error
-    for name, task in loaded.items():
+    loaded: dict[str, list[Any]] = {}
+    for name, part in found.items():
+        together = name in part["groups"] and _counts_questions(part["groups"][name])
+        loaded |= (
+            {name: list(part["tasks"].values())} if together else {one: [task] for one, task in part["tasks"].items()}
+        )
+    for task in (task for parts in loaded.values() for task in parts):
         if METRIC not in task.aggregation():
-            raise UserError(f"text task {name}: has no {METRIC}, only {', '.join(task.aggregation())}; leave it out")
+            raise UserError(
+                f"text task {task.task_name}: has no {METRIC}, only {', '.join(task.aggregation())}; leave it out"
+            )
         task.set_fewshot_seed(0)
     return loaded
+
+
+def _counts_questions(group: Any) -> bool:
+    """Whether a group's accuracy is that of all its questions together."""
+    return any(one.metric == METRIC and one.weight_by_size for one in group.aggregate_metric_list or ())
 
 
 def accuracy(model: Any, tokenizer: Any, task: Any, limit: int | None = None, batch_size: int = 8) -> Accuracy:

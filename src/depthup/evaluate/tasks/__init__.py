@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Sequence
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ def read_jsonl(file: str, fields: Sequence[str], folder: str, **metadata: Any) -
     """The questions of `file` in `folder` as the split `test`, with the `fields` their task needs.
 
     Called by lm-eval with what a definition says under `metadata` and `dataset_kwargs`. The data set stays in memory:
-    one kept on disk could outlive a change of the file. Raises UserError naming file and line.
+    one kept on disk could outlive a change of the file. Questions with a `category` come in turn from each, so that the
+    first ones are of all. Raises UserError naming file and line.
     """
     from datasets import Dataset
 
@@ -28,7 +31,17 @@ def read_jsonl(file: str, fields: Sequence[str], folder: str, **metadata: Any) -
     rows = [_row(line, fields, f"{path}:{number}") for number, line in enumerate(lines, 1) if line.strip()]
     if not rows:
         raise UserError(f"{path}: holds no question")
-    return {"test": Dataset.from_list(rows)}
+    return {"test": Dataset.from_list(_in_turn(rows))}
+
+
+def _in_turn(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The first question of each category, then the second of each."""
+    turns, seen = [], Counter[Any]()
+    for row in rows:
+        category = row.get("category", object())
+        turns.append(seen[category])
+        seen[category] += 1
+    return [row for _, row in sorted(zip(turns, rows, strict=True), key=itemgetter(0))]
 
 
 def _row(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
