@@ -24,7 +24,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from depthup.api import default_device
 from depthup.config import Recipe
-from depthup.decode import decode
 from depthup.model.base import resolve_dtype
 from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.speech_lm import SpeechLM
@@ -34,7 +33,8 @@ from depthup.planning.stand_in import speech_batch
 from depthup.recipe import load_recipe
 from depthup.sweep import METHODS, REPLAY
 from depthup.train.progress import peak_memory_gb
-from depthup.transcribe import default_batch_seconds
+from depthup.transcribe.decoding import decode
+from depthup.transcribe.options import default_batch_seconds
 
 
 def main() -> int:

@@ -25,7 +25,7 @@ from report import now, save
 from depthup import api
 from depthup.config import DataConfig
 from depthup.data import load_cuts, read_audio
-from depthup.transcribe import inference, transcribe_batch
+from depthup.transcribe.batches import inference, transcribe_batch
 
 ALONE = 1e-3
 """Seconds of audio in a batch that holds no second clip."""
@@ -51,7 +51,7 @@ def main() -> None:
         f"generate, batches of {options.batch}": lambda: generate(model, processor, audio, options.batch),
         **{
             f"depthup, {how}, {'with' if drafts else 'without'} drafts": partial(
-                transcribe_batch, model, processor, audio, batch_seconds, drafts=drafts
+                transcribe, model, processor, audio, batch_seconds=batch_seconds, drafts=drafts
             )
             for how, batch_seconds in (("clip by clip", ALONE), ("batches", options.batch_seconds))
             for drafts in (False, True)
@@ -90,6 +90,10 @@ class Passes:
 
     def _hook(self, *args: object) -> None:
         self.count += 1
+
+
+def transcribe(*arguments, **options) -> list[str]:
+    return [segment.text for segment in transcribe_batch(*arguments, **options)]
 
 
 def generate(model, processor, audio, size: int) -> list[str]:

@@ -28,7 +28,7 @@ from depthup.data import BatchStream, load_cuts, read_audio
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
-from depthup.transcribe import ahead
+from depthup.transcribe.batches import ahead
 
 
 def main() -> None:

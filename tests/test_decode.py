@@ -6,8 +6,8 @@ import pytest
 import torch
 from tiny import FAMILIES, LAYERS, SCOPES, VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.decode import can_draft, decode, is_greedy
 from depthup.model.ctc_head import spell
+from depthup.transcribe.decoding import can_draft, decode, is_greedy
 
 ENDS = [5, 17, 33, 50, 61, 72]
 EOS = ENDS[0]
@@ -99,6 +99,25 @@ def test_a_misspelt_word_costs_one_pass():
     guesses = [[*a[: len(a) // 2], *junk, *a[len(a) // 2 + 1 :], EOS] for a in expected]
     found = decode(model, inputs, limits, lambda *_: guesses, used)
     assert found.tokens == expected and found.passes <= 4
+
+
+def test_a_row_that_is_watched_grows_as_it_is_answered_and_leaves_alone_when_it_must():
+    model, inputs, limits = model_of("speech-layers"), batch_of(6, 3), [LIMIT] * 6
+    expected = greedy(model, inputs, limits)
+    stopped = max(range(6), key=lambda row: len(expected[row]))
+    seen: dict[int, list[int]] = {}
+
+    def watch(row: int, tokens: list[int]) -> bool:
+        assert tokens[: len(seen.get(row, []))] == seen.get(row, []) and len(tokens) > len(seen.get(row, []))
+        seen[row] = list(tokens)
+        return not (row == stopped and len(tokens) >= 3)
+
+    for guesses in (None, lambda *_: [corrupted(answer, 1) for answer in expected]):
+        seen.clear()
+        found = decode(model, inputs, limits, guesses, range(VOCAB), watch=watch).tokens
+        assert found[stopped] == seen[stopped] == expected[stopped][: len(found[stopped])]
+        assert 3 <= len(found[stopped]) < len(expected[stopped])
+        assert all(found[row] == expected[row] for row in range(6) if row != stopped)
 
 
 def test_ctc_of_a_batch_is_that_of_each_clip_and_reaches_the_guess():

@@ -26,7 +26,7 @@ from depthup.evaluate.results import load_results
 from depthup.evaluate.text_tasks import TaskScore
 from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.report.terminal import print_asr, print_text
-from depthup.transcribe import Segment
+from depthup.transcribe import Transcript
 
 MODEL = SimpleNamespace(device=torch.device("cpu"))
 """Where transcription itself is made up."""
@@ -180,12 +180,10 @@ def heard(monkeypatch: pytest.MonkeyPatch):
             raise BadAudio(f"{cut.id}: no such audio file")
         return np.array([int(cut.id[5:])], dtype=np.float32)
 
-    def transcribe(
-        model, processor, recordings, max_seconds: float, batch_seconds: float | None
-    ) -> list[list[Segment]]:
+    def transcribe(model, processor, recordings, max_seconds: float, batch_seconds: float | None) -> list[Transcript]:
         seen.groups.append(len(recordings))
         texts = [next(c for c in seen.cuts if c.id == f"clip-{int(r[0])}").supervisions[0].text for r in recordings]
-        return [[Segment(0, 1, text[:-2]), Segment(1, 2, "end")] for text in texts]
+        return [Transcript("", f"{text[:-2]} end") for text in texts]
 
     monkeypatch.setattr(asr, "load_cuts", lambda source, data: iter(seen.cuts))
     monkeypatch.setattr(asr, "read_audio", read_audio)
@@ -254,7 +252,7 @@ def test_nothing_to_evaluate_is_an_error_in_one_line(heard):
 
 
 def test_a_manifest_goes_through_the_data_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    hear = lambda model, processor, recordings, *_, **__: [[Segment(0, 1, f"{len(r)}")] for r in recordings]  # noqa: E731
+    hear = lambda model, processor, recordings, *_, **__: [Transcript("", f"{len(r)}") for r in recordings]  # noqa: E731
     monkeypatch.setattr(asr, "transcribe_recordings", hear)
     soundfile.write(tmp_path / "a.wav", np.zeros(400), 8000)
     soundfile.write(tmp_path / "b.flac", np.zeros(500), 16000)

@@ -12,16 +12,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from small_run import save_recipe
 
 from depthup.errors import UserError
-from depthup.transcribe import (
-    Transcript,
-    read_audio_file,
-    split_long,
-    to_json,
-    transcribe_batch,
-    transcribe_files,
-)
+from depthup.model.processor import SpeechProcessor
+from depthup.model.speech_lm import SpeechLM
+from depthup.recipe import load_recipe
+from depthup.transcribe import Transcript, transcribe_files
+from depthup.transcribe.batches import transcribe_batch
+from depthup.transcribe.formats import summary
+from depthup.transcribe.reading import read_audio_file
+from depthup.transcribe.segments import split_long
 
 RATE = 16000
 
@@ -42,6 +43,10 @@ class Processor:
         assert device == "cpu"
         ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
+
+
+def texts_of(*arguments: object, **options: object) -> list[str]:
+    return [segment.text for segment in transcribe_batch(*arguments, **options)]
 
 
 class Model(torch.nn.Module):
@@ -78,7 +83,7 @@ def clips(*lengths: int) -> list[np.ndarray]:
 
 def test_texts_come_back_in_the_order_given_without_the_prompt():
     lengths = [16000, 160, 48000, 480, 32000, 161]
-    assert transcribe_batch(Model(), Processor(), clips(*lengths), batch_seconds=3) == [str(n) for n in lengths]
+    assert texts_of(Model(), Processor(), clips(*lengths), batch_seconds=3) == [str(n) for n in lengths]
 
 
 def test_batches_hold_like_lengths_within_the_budget_padding_included():
@@ -96,7 +101,7 @@ def test_a_batch_that_the_memory_cannot_hold_is_halved_and_the_ones_after_it_too
             return super().generate(input_ids, attention_mask, **options)
 
     model, lengths = Small(), [RATE + n for n in range(14)]
-    texts = transcribe_batch(model, Processor(), clips(*lengths), batch_seconds=6.1)
+    texts = texts_of(model, Processor(), clips(*lengths), batch_seconds=6.1)
     assert texts == [str(n) for n in lengths]
     assert [len(call.lengths) for call in model.calls] == [1, 3, 3, 3, 3, 1, 1]
     assert caplog.messages == ["6 clips at once are too much for the memory: going on with half as many"]
@@ -114,11 +119,11 @@ def _raising(error: type[Exception]):
 
 
 def test_an_endless_loop_stops_at_a_limit_that_does_not_depend_on_the_neighbours():
-    alone = transcribe_batch(Model(endless=True), Processor(), clips(16000))
-    together = transcribe_batch(Model(endless=True), Processor(), clips(16000, 64000))
+    alone = texts_of(Model(endless=True), Processor(), clips(16000))
+    together = texts_of(Model(endless=True), Processor(), clips(16000, 64000))
     assert [len(text) for text in together] == [16 + 12, 16 + 48]
     assert alone == together[:1]
-    given = transcribe_batch(Model(endless=True), Processor(), clips(16000, 64000), max_new_tokens=5)
+    given = texts_of(Model(endless=True), Processor(), clips(16000, 64000), max_new_tokens=5)
     assert given == ["xxxxx"] * 2
 
 
@@ -136,7 +141,7 @@ def test_generation_is_greedy_in_evaluation_mode_and_the_mode_comes_back():
 
 
 def test_no_clips_give_no_texts():
-    assert transcribe_batch(Model(), Processor(), []) == []
+    assert texts_of(Model(), Processor(), []) == []
 
 
 def speech_with_pauses(pauses: list[float], seconds: float, rate: int = RATE) -> np.ndarray:
@@ -288,7 +293,7 @@ def test_many_files_are_read_in_groups_the_next_one_while_one_is_heard(tmp_path:
         read.release()
         return read_audio_file(path, sampling_rate)
 
-    monkeypatch.setattr("depthup.transcribe.read_audio_file", reading)
+    monkeypatch.setattr("depthup.transcribe.reading.read_audio_file", reading)
     transcripts = transcribe_files(model, Processor(), paths, batch_seconds=1.0)
     assert next(transcripts).text == str(RATE)
     # Groups are of eight here. Of the first all are heard, and the second is read with nobody asking for it.
@@ -303,14 +308,35 @@ def test_what_goes_wrong_unexpectedly_while_reading_is_shown(tmp_path: Path, mon
         raise ZeroDivisionError(path.name)
 
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
-    monkeypatch.setattr("depthup.transcribe.read_audio_file", broken)
+    monkeypatch.setattr("depthup.transcribe.reading.read_audio_file", broken)
     with pytest.raises(ZeroDivisionError, match="a.wav"):
         list(transcribe_files(Model(), Processor(), [tmp_path]))
 
 
 def test_json_holds_times_and_the_error_only_of_files_that_failed():
-    found = to_json([Transcript("a", "hi", 3.0), Transcript("b", error="b: no such audio file")], seconds=1.5)
+    found = summary([Transcript("a", "hi", 3.0), Transcript("b", error="b: no such audio file")], seconds=1.5)
     assert (found["audio_seconds"], found["wall_seconds"], found["rtf"]) == (3.0, 1.5, 0.5)
-    assert found["files"][0] == {"path": "a", "text": "hi", "duration": 3.0, "segments": []}
+    assert found["files"][0] == {"path": "a", "text": "hi", "duration": 3.0, "language": None, "segments": []}
     assert found["files"][1]["error"] == "b: no such audio file"
-    assert to_json([], seconds=1.0)["rtf"] is None
+    assert summary([], seconds=1.0)["rtf"] is None
+
+
+def test_partial_texts_grow_into_the_text_and_a_clip_can_be_stopped(tmp_path: Path):
+    model = SpeechLM.from_recipe(load_recipe(save_recipe(tmp_path)))
+    processor = SpeechProcessor.build(model.config)
+    audio = [np.random.default_rng(n).normal(0, 0.1, RATE + 4000 * n).astype(np.float32) for n in range(5)]
+    wanted = [segment.text for segment in transcribe_batch(model, processor, audio, batch_seconds=3)]
+    told: dict[int, list[str]] = {}
+
+    def on_text(clip: int, text: str) -> bool:
+        told.setdefault(clip, []).append(text)
+        return clip != 2 or len(told[2]) < 5
+
+    found = [s.text for s in transcribe_batch(model, processor, audio, batch_seconds=3, on_text=on_text)]
+    assert found[2] != wanted[2] and wanted[2].startswith(told[2][-1])
+    assert [text for n, text in enumerate(found) if n != 2] == [text for n, text in enumerate(wanted) if n != 2]
+    for clip, texts in told.items():
+        assert len(texts) > 3 and all(wanted[clip].startswith(text) for text in texts)
+    by_beams: dict[int, str] = {}
+    transcribe_batch(Model(), Processor(), clips(RATE, 9), on_text=lambda n, text: not by_beams.update({n: text}))
+    assert by_beams == {0: str(RATE), 1: "9"}

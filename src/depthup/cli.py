@@ -189,7 +189,8 @@ def transcribe(words: list[str]) -> int:
     options = parser.parse_args(words)
 
     model, processor = _load(options)
-    from depthup.transcribe import to_json, transcribe_files
+    from depthup.transcribe import transcribe_files
+    from depthup.transcribe.formats import summary
 
     began, found = time.perf_counter(), []
     alone = len(options.audio) == 1 and not Path(options.audio[0]).is_dir()
@@ -200,7 +201,7 @@ def transcribe(words: list[str]) -> int:
         if options.format == "text" and transcript.error is None:
             print(transcript.text if alone else f"{transcript.path}: {transcript.text}", flush=True)
     if options.format == "json":
-        print(json.dumps(to_json(found, time.perf_counter() - began), ensure_ascii=False, indent=2))
+        print(json.dumps(summary(found, time.perf_counter() - began), ensure_ascii=False, indent=2))
     return 2 if any(transcript.error for transcript in found) else 0
 
 

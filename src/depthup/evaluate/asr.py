@@ -21,7 +21,9 @@ from whisper_normalizer.english import EnglishSpellingNormalizer
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
 from depthup.errors import UserError
-from depthup.transcribe import MAX_SECONDS, ahead, default_batch_seconds, in_groups, transcribe_recordings
+from depthup.transcribe.batches import ahead, in_groups
+from depthup.transcribe.options import MAX_SECONDS, default_batch_seconds
+from depthup.transcribe.recordings import transcribe_recordings
 
 log = logging.getLogger("depthup")
 
@@ -219,11 +221,12 @@ def evaluate_asr(
             audio = {i: samples for i, (_, samples) in enumerate(group) if samples is not None}
             skipped += len(group) - len(audio)
             recordings = list(audio.values())
-            heard = transcribe_recordings(model, processor, recordings, longest, batch_seconds=batch_seconds)
-            for i, segments in zip(audio, heard, strict=True):
-                text = " ".join(segment.text for segment in segments)
+            heard = transcribe_recordings(
+                model, processor, recordings, max_seconds=longest, batch_seconds=batch_seconds
+            )
+            for i, transcript in zip(audio, heard, strict=True):
                 cut = group[i][0]
-                examples.append(Example(cut.id, cut.supervisions[0].text or "", text))
+                examples.append(Example(cut.id, cut.supervisions[0].text or "", transcript.text))
                 fields.append(found[i])
             progress.advance(task, len(group))
     if skipped and not examples:

@@ -10,7 +10,7 @@ from lhotse.cut import Cut
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
 from depthup.errors import UserError
-from depthup.transcribe import batches_of_like_length, inference
+from depthup.transcribe.batches import batches_of_like_length, inference
 
 
 def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, limit: int | None = None) -> float:

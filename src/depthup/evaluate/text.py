@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from depthup.errors import UserError
-from depthup.transcribe import inference
+from depthup.transcribe.batches import inference
 
 KL_POSITIONS = 64
 

@@ -21,7 +21,7 @@ import torch
 
 from depthup import files
 from depthup.errors import UserError
-from depthup.transcribe import inference
+from depthup.transcribe.batches import inference
 
 CACHE = files.CACHE / "text_tasks"
 """Scores of base models, one file per base, task and set of questions."""

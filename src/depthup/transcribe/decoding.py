@@ -16,6 +16,8 @@ CHANGES_LOGITS = ("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_su
 
 Guess = Callable[[torch.Tensor, torch.Tensor], Sequence[list[int]]]
 """CTC log probabilities [N, L, 257] and their lengths [N] -> the tokens that each row may answer with."""
+Watch = Callable[[int, list[int]], bool]
+"""Number of a row and its tokens so far -> whether to go on with it."""
 
 
 @dataclass
@@ -51,6 +53,7 @@ def decode(
     guess: Optional[Guess],
     word_starts: Container[int],
     at_once: Optional[int] = None,
+    watch: Optional[Watch] = None,
 ) -> Decoded:
     """What greedy `generate` gives; with a guess in as many passes as the worst of the batch has mistakes, and two.
 
@@ -64,6 +67,7 @@ def decode(
         guess: None to go one token at a time; otherwise the model is one that `can_draft`.
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
         at_once: most guessed tokens in a pass, where a pass costs more for more of them.
+        watch: is told of every row after each pass; a row that it does not want to go on leaves the batch as it is.
     """
     ends = model.generation_config.eos_token_id
     ends = set(ends if isinstance(ends, list) else [ends])
@@ -71,13 +75,16 @@ def decode(
     out = llm.prefill(inputs, with_ctc=guess is not None)
     first = out.logits[:, -1].argmax(-1).tolist()
     guesses = guess(out.ctc_log_probs, out.ctc_lengths) if guess is not None else [[]] * len(first)
-    all_rows = [_Row(limit, token, list(ids)) for limit, token, ids in zip(limits, first, guesses, strict=True)]
+    starts = zip(range(len(first)), limits, first, map(list, guesses), strict=True)
+    all_rows = [_Row(*start) for start in starts]
     for row in all_rows:
         row.rest = _realign(row.rest, row.own, word_starts)
     rows = all_rows
     while True:
         # The LLM's own token ends every pass; a row that is through leaves the batch.
         going = [i for i, row in enumerate(rows) if row.goes_on(ends)]
+        if watch is not None:
+            going = [i for i in going if watch(rows[i].number, rows[i].tokens)]
         if not going:
             return Decoded([row.tokens for row in all_rows], llm.passes)
         if len(going) < len(rows):
@@ -93,6 +100,7 @@ def decode(
 class _Row:
     """A row's limit, the LLM's own next token, what may follow it, and the answer before it."""
 
+    number: int
     limit: int
     own: int
     rest: list[int]

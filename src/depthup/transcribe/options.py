@@ -1,0 +1,36 @@
+"""How to transcribe."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+MAX_SECONDS = 28.0
+"""Longest piece of a recording that the model hears at once."""
+BATCH_SECONDS = {"cuda": 1200.0}
+"""Audio in a batch by kind of device, 120 s on others: a GPU's pass costs about the same for one row and for many."""
+
+Partial = Callable[[int, str], bool]
+"""Number of a clip and its text so far -> whether to go on with it."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Keywords of all calls that transcribe."""
+
+    batch_seconds: float | None = None
+    """Most seconds of audio in a batch, padding included; a longer clip goes alone. 120, on GPUs 1200."""
+    max_new_tokens: int | None = None
+    """Most tokens of a clip's text; by default 16 and 12 per second, which speech does not reach but a loop does."""
+    num_beams: int = 1
+    """Beam search with so many beams; 1 is greedy."""
+    drafts: bool | None = None
+    """Let the CTC head guess and the LLM verify: the same text in fewer passes. By default clips alone, and on GPUs."""
+    max_seconds: float = MAX_SECONDS
+    """Longest piece of a recording that the model hears at once."""
+
+
+def default_batch_seconds(model: Any) -> float:
+    """Seconds of audio in a batch where nothing else is asked for."""
+    return BATCH_SECONDS.get(model.device.type, 120.0)
