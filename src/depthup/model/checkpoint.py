@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Optional, Union
+from typing import Any, Optional, Protocol, Union
 
 import torch
 import torch.distributed as dist
 from huggingface_hub import snapshot_download
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import nn
 from torch.distributed.tensor import DTensor
 
 from depthup.errors import UserError
-
-if TYPE_CHECKING:
-    from depthup.model.speech_lm import SpeechLM
+from depthup.model.upscale import Plan
 
 WEIGHTS = "model.safetensors"
+
+
+class Trained(Protocol):
+    """What of a `SpeechLM` a checkpoint is made of."""
+
+    config: Any
+    scope: Any
+
+    @property
+    def keeps_text(self) -> bool: ...
+
+    def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
+
+    def plan(self) -> Plan: ...
 
 
 def find(name: Union[str, Path]) -> Path:
@@ -37,7 +51,7 @@ def find(name: Union[str, Path]) -> Path:
     return directory
 
 
-def trained_tensors(model: SpeechLM) -> dict[str, torch.Tensor]:
+def trained_tensors(model: Trained) -> dict[str, torch.Tensor]:
     """The tensors that train, by name; under FSDP this rank's shards of them."""
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -49,7 +63,7 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in gathered if first}
 
 
-def save_trained(model: SpeechLM, directory: Path, tensors: Optional[dict[str, torch.Tensor]] = None) -> None:
+def save_trained(model: Trained, directory: Path, tensors: Optional[dict[str, torch.Tensor]] = None) -> None:
     """Write trained tensors, configuration and a model card into a directory that nobody reads yet.
 
     `tensors` are those of `whole(trained_tensors(model))`, where they have been gathered already.
@@ -64,7 +78,7 @@ def save_trained(model: SpeechLM, directory: Path, tensors: Optional[dict[str, t
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
-def load_trained(model: SpeechLM, directory: Path, may_lack: str = "") -> None:
+def load_trained(model: Trained, directory: Path, may_lack: str = "") -> None:
     """Fill in the trained tensors of a checkpoint.
 
     Raises UserError when it is truncated or holds other tensors; it may lack those named `may_lack`...
@@ -85,7 +99,7 @@ def load_trained(model: SpeechLM, directory: Path, may_lack: str = "") -> None:
         raise UserError(f"{path}: cannot be read, it may be truncated ({error})") from error
 
 
-def model_card(model: SpeechLM) -> str:
+def model_card(model: Trained) -> str:
     """A short README for the hub."""
     config, plan = model.config, model.plan()
     unchanged = "bit-identical to the base" if model.keeps_text else "changed"

@@ -5,14 +5,12 @@ from __future__ import annotations
 import resource
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
-
-if TYPE_CHECKING:
-    from depthup.train.trainer import SpeechTrainer
 
 
 def peak_memory_gb() -> float:
@@ -35,8 +33,9 @@ def clock(seconds: float) -> str:
 class ProgressLine(TrainerCallback):
     """Prints a line to standard error whenever the Trainer logs."""
 
-    def __init__(self, trainer: SpeechTrainer) -> None:
-        self.trainer = trainer
+    def __init__(self, ctc_steps: int, audio_seconds: Callable[[], float]) -> None:
+        """`ctc_steps` come first and go faster; `audio_seconds` tells how much was heard so far."""
+        self.ctc_steps, self.audio_seconds = ctc_steps, audio_seconds
         self.wer: Optional[float] = None
         self.start = (0.0, 0, 0.0)
         self.was_warm = False
@@ -47,7 +46,7 @@ class ProgressLine(TrainerCallback):
         self._restart(state)
 
     def _restart(self, state: TrainerState) -> None:
-        self.start = (time.perf_counter(), state.global_step, self.trainer.audio_seconds)
+        self.start = (time.perf_counter(), state.global_step, self.audio_seconds())
 
     def on_log(
         self,
@@ -70,8 +69,8 @@ class ProgressLine(TrainerCallback):
             return
         began, first_step, first_audio = self.start
         wall, steps = time.perf_counter() - began, state.global_step - first_step
-        rate = (self.trainer.audio_seconds - first_audio) / wall
-        warm = state.global_step <= self.trainer.recipe.train.ctc_warmup_steps
+        rate = (self.audio_seconds() - first_audio) / wall
+        warm = state.global_step <= self.ctc_steps
         if self.was_warm and not warm:
             self._restart(state)  # the steps after the warm-up take longer; the time left counts from here
         self.was_warm = warm

@@ -5,16 +5,15 @@ from __future__ import annotations
 import statistics
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from depthup import files
+from depthup.config import Recipe
+from depthup.model.speech_lm import SpeechLM
 from depthup.train.progress import peak_memory_gb
-
-if TYPE_CHECKING:
-    from depthup.train.trainer import SpeechTrainer
 
 NAME = "training.json"
 
@@ -42,12 +41,18 @@ class Record(TrainerCallback):
             torch.cuda.synchronize()
         self.step_seconds.append(time.perf_counter() - self.last_end)
 
-    def write(self, trainer: SpeechTrainer, run: Path) -> None:
-        """Write `training.json`: plan, rates, steps, hours, times, memory, and the history of losses and WER."""
-        recipe, plan = trainer.recipe, trainer.model.plan()
+    def write(
+        self, recipe: Recipe, model: SpeechLM, state: TrainerState, audio_seconds: float, left_out: list[int]
+    ) -> None:
+        """Write the run's `training.json`: plan, rates, steps, hours, times, memory, and the history of losses and WER.
+
+        Args:
+            audio_seconds: of all clips trained on. left_out: steps that were not finite.
+        """
+        plan = model.plan()
         upscale = recipe.upscale if "depth_upscale" in recipe.method else None
         ctc_steps = recipe.train.ctc_warmup_steps
-        resumed_at = trainer.state.global_step - len(self.step_seconds)
+        resumed_at = state.global_step - len(self.step_seconds)
         with_lm = self.step_seconds[max(0, ctc_steps - resumed_at) :]
         told = {
             "plan": {
@@ -55,7 +60,7 @@ class Record(TrainerCallback):
                 "layer": upscale and upscale.layer,
                 "scope": plan.scope,
                 "num_layers": upscale.num_layers if upscale else 0,
-                "keeps_text": trainer.model.keeps_text,
+                "keeps_text": model.keeps_text,
                 "total": plan.total,
                 "trainable": plan.trainable,
                 "share_of_full": plan.share_of_full,
@@ -66,14 +71,14 @@ class Record(TrainerCallback):
             "steps": recipe.train.max_steps,
             "ctc_steps": ctc_steps,
             "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
-            "steps_left_out": trainer.finite.left_out,
-            "audio_hours": trainer.audio_seconds / 3600,
+            "steps_left_out": left_out,
+            "audio_hours": audio_seconds / 3600,
             "wall_seconds": self.wall_seconds,
             "step_seconds": statistics.median(with_lm) if with_lm else None,
             "peak_memory_gb": peak_memory_gb(),
-            "history": [kept for entry in trainer.state.log_history if (kept := _kept(entry))],
+            "history": [kept for entry in state.log_history if (kept := _kept(entry))],
         }
-        files.write_json(run / NAME, told)
+        files.write_json(Path(recipe.output_dir) / NAME, told)
 
 
 def _kept(entry: dict[str, float]) -> Optional[dict[str, float]]:

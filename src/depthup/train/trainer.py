@@ -53,7 +53,7 @@ class SpeechTrainer(Trainer):
         engine.set_up(self.accelerator, model, recipe)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(ProgressLine(self))
+        self.add_callback(ProgressLine(recipe.train.ctc_warmup_steps, lambda: self.audio_seconds))
         self.record = Record()
         self.add_callback(self.record)
         self.finite = FiniteSteps(recipe.train.on_nan, recipe.output_dir, self.args.device)
@@ -215,7 +215,7 @@ class SpeechTrainer(Trainer):
             self.log({"eval_loss": self._validate(validation_loss)})
         if self.is_world_process_zero():
             self._remove_old()  # where a kill kept the last checkpoint from doing so
-            self.record.write(self, Path(self.args.output_dir))
+            self.record.write(self.recipe, self.model, self.state, self.audio_seconds, self.finite.left_out)
 
     def _validate(self, measure: Callable[..., Any]) -> Any:
         model, data = self.accelerator.unwrap_model(self.model), self.recipe.data
