@@ -96,12 +96,12 @@ def measure(options: argparse.Namespace, overrides: list[str]) -> dict[str, obje
         optimizer.step()
         optimizer.zero_grad()
         seconds.append(now() - began)
-    plan, taken = model.plan(), median(seconds[1:])
+    summary, taken = model.summary(), median(seconds[1:])
     found = {
         "method": name,
-        "total": plan.total,
-        "trainable": plan.trainable,
-        "share_of_full": plan.share_of_full,
+        "total": summary.total,
+        "trainable": summary.trainable,
+        "share_of_full": summary.share_of_full,
         "step_seconds": taken,
         "share_of_matrix_rate": counter.get_total_flops() / taken / rate,
         "audio_seconds": options.seconds * recipe.train.gradient_accumulation_steps,

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from depthup.api import default_device
 from depthup.evaluate.text import text_report
-from depthup.model.base import load_base, local, resolve_dtype
+from depthup.model.base import fetched, load_base, resolve_dtype
 from depthup.model.quantized import quantize
 
 
@@ -27,7 +27,7 @@ def main() -> int:
     parser.add_argument("--kinds", nargs="+", default=["int8", "nf4"], choices=["int8", "nf4"])
     options = parser.parse_args()
     device, dtype = default_device(), resolve_dtype("auto")
-    tokenizer = AutoTokenizer.from_pretrained(local(options.base))
+    tokenizer = AutoTokenizer.from_pretrained(fetched(options.base))
     base = load_base(options.base, None, dtype).to(device).eval()
     for kind in options.kinds:
         packed = load_base(options.base, None, dtype)

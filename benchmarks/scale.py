@@ -88,7 +88,7 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, str]:
 
     next(iter(stream()))
     first = time.process_time() - began
-    batches = sum(1 for _ in stream().plan.epoch(0, 0))
+    batches = sum(1 for _ in stream().bucketing.epoch(0, 0))
     planning = time.process_time() - began - first
     middle = stream(options.ranks - 1, options.ranks)
     middle.skip(batches // 2 // options.ranks)
@@ -156,7 +156,7 @@ def line(name: str, seconds: float) -> str:
 def epoch(stream: BatchStream, seconds: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Seconds [batches] of audio and with padding, and how often each clip [clips] came."""
     audio, padded, seen = [], [], np.zeros(len(seconds), np.uint8)
-    for clips in stream.plan.epoch(0, 0):
+    for clips in stream.bucketing.epoch(0, 0):
         lengths = seconds[clips]
         audio.append(lengths.sum())
         padded.append(lengths.max() * len(clips))

@@ -187,7 +187,7 @@ def fails_last(capsys, *words: str) -> str:
 
 def test_an_unexpected_error_is_shown_whole(tmp_path, monkeypatch):
     recipe = save_recipe(tmp_path)
-    monkeypatch.setattr("depthup.api.plan", lambda recipe: 1 / 0)
+    monkeypatch.setattr("depthup.api.summary", lambda recipe: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["upscale", str(recipe), "--dry-run"])
 

@@ -23,7 +23,7 @@ from depthup.planning.planner import plan_training
 from depthup.planning.report import print_training_plan
 from depthup.planning.stand_in import build
 from depthup.recipe import load_recipe
-from depthup.report.terminal import print_plan
+from depthup.report.terminal import print_summary
 from depthup.train.trainer import SpeechTrainer
 
 RECIPES = [str(path.relative_to(FOLDER)) for path in shipped_recipes()]
@@ -75,11 +75,11 @@ def load(name: str, configs: dict[str, str]) -> Recipe:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_is_built_without_weights(name, configs):
-    plan = build(load(name, configs)).plan()
-    print_plan(plan, Console(file=(out := io.StringIO()), width=120))
+    summary = build(load(name, configs)).summary()
+    print_summary(summary, Console(file=(out := io.StringIO()), width=120))
     assert "of full fine-tuning" in out.getvalue()
     if name in CLAIMS:
-        assert plan.share_of_full == pytest.approx(CLAIMS[name], abs=0.005)
+        assert summary.share_of_full == pytest.approx(CLAIMS[name], abs=0.005)
 
 
 @pytest.mark.parametrize("name", [*CLAIMS, "librispeech.yaml"])

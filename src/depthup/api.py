@@ -24,7 +24,7 @@ from depthup.evaluate import Evaluation, evaluate_asr, text_report
 from depthup.model import checkpoint
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
-from depthup.model.upscale import Plan
+from depthup.model.upscale import ModelSummary
 from depthup.recipe import RECIPE, differences, dump_recipe, load_recipe
 from depthup.report.compare import Comparison
 from depthup.report.compare import compare as compare_runs
@@ -57,18 +57,18 @@ def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: bool = False) -> Plan:
+def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: bool = False) -> ModelSummary:
     """Insert layers into a base and save the result, which computes what the base computes until it is trained.
 
     Args:
         recipe: of which `base`, `method`, `encoder`, `upscale`, `lora` and `prompt` matter.
         output_dir: a new directory for the checkpoint; not needed for a dry run.
-        dry_run: plan only, without weights; a base's `config.json` is enough.
+        dry_run: say what the model would be made of only, without weights; a base's `config.json` is enough.
 
     Raises UserError, among others where `output_dir` holds something already.
     """
     if dry_run:
-        return plan(recipe)
+        return summary(recipe)
     if output_dir is None:
         raise UserError("upscale: give a directory to save to, or --dry-run")
     directory = Path(output_dir)
@@ -78,13 +78,13 @@ def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: 
     with files.disk_guard(directory), files.filled(directory, last=checkpoint.WEIGHTS) as partial:
         SpeechProcessor.build(model.config).save_pretrained(partial)
         checkpoint.save_trained(model, partial)
-    return model.plan()
+    return model.summary()
 
 
-def plan(recipe: Recipe) -> Plan:
+def summary(recipe: Recipe) -> ModelSummary:
     """What a recipe's model is made of, from configurations alone: no weights are read or made."""
     with torch.device("meta"):
-        return SpeechLM.from_recipe(recipe, load_weights=False).plan()
+        return SpeechLM.from_recipe(recipe, load_weights=False).summary()
 
 
 def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Path:
@@ -200,8 +200,8 @@ def compare(runs: Sequence[Union[str, Path]], output: Union[str, Path, None] = N
     return comparison
 
 
-def plan_training(recipe: Union[Recipe, str, Path], device: Device, **kwargs: Any) -> TrainingPlan:
+def plan(recipe: Union[Recipe, str, Path], device: Device, **kwargs: Any) -> TrainingPlan:
     """What training will take: see `depthup.planning.planner.plan_training`."""
-    from depthup.planning.planner import plan_training as planned
+    from depthup.planning.planner import plan_training
 
-    return planned(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), device, **kwargs)
+    return plan_training(recipe if isinstance(recipe, Recipe) else load_recipe(recipe), device, **kwargs)

@@ -71,13 +71,13 @@ def upscale(words: list[str]) -> int:
 
     parser = ArgumentParser(
         prog="depthup upscale",
-        description="Insert layers into a base model, print the plan with parameter counts, and save.",
+        description="Insert layers into a base model, print what the model is made of, and save.",
         epilog="example: depthup upscale HuggingFaceTB/SmolLM2-360M my-model --layer e_branchformer --num-layers 8",
         exit_on_error=False,
     )
     parser.add_argument("base", help="base model: hub id, directory, or a recipe (.yaml)")
     parser.add_argument("output_dir", nargs="?", help="new directory for the upscaled model")
-    parser.add_argument("--dry_run", action="store_true", help="print the plan only; needs no weights")
+    parser.add_argument("--dry_run", action="store_true", help="print what it would be made of only; needs no weights")
     parser.add_class_arguments(UpscaleConfig, as_group=False)
     parser.add_class_arguments(EncoderConfig, "encoder")
     words = hyphenless(words)
@@ -93,12 +93,12 @@ def upscale(words: list[str]) -> int:
 
     _quiet()
     from depthup import api
-    from depthup.report.terminal import print_plan
+    from depthup.report.terminal import print_summary
 
     recipe = dataclasses.replace(
         recipe, upscale=chosen, encoder=encoder, base=recipe.base if from_recipe else options.base
     )
-    print_plan(api.upscale(recipe, options.output_dir, dry_run=options.dry_run))
+    print_summary(api.upscale(recipe, options.output_dir, dry_run=options.dry_run))
     if not options.dry_run:
         print(
             f"\nSaved to {options.output_dir}; until it is trained it computes what the base computes. "

@@ -17,8 +17,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data.audio import BadAudio, read_audio
 from depthup.data.augment import Augmenter
+from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
-from depthup.data.plan import BatchPlan
 from depthup.data.replay import TextReplay
 from depthup.errors import UserError
 
@@ -35,7 +35,7 @@ Planned = tuple[int, np.ndarray]
 class BatchStream(IterableDataset):
     """Batches for training, epoch after epoch without end, for `DataLoader(stream, batch_size=None)`.
 
-    A batch holds the clips that `BatchPlan` puts together. It is what `processor.training_batch` returns, plus
+    A batch holds the clips that `Bucketing` puts together. It is what `processor.training_batch` returns, plus
     `seconds`: seconds of audio in it. Every worker of every rank plans all batches, and reads the clips of its own.
 
     Batches are numbered k = 0, 1, ... over all epochs. Rank r takes those with k % world_size == r, and augments batch
@@ -71,8 +71,8 @@ class BatchStream(IterableDataset):
         self.num_skipped = 0
         self.num_bad = 0
         # Here, so that the workers of this process share what it reads.
-        self.plan = BatchPlan(self.clips, data)
-        if rank == 0 and (others := self.plan.num_clips - self.plan.num_fitting):
+        self.bucketing = Bucketing(self.clips, data)
+        if rank == 0 and (others := self.bucketing.num_clips - self.bucketing.num_fitting):
             log.info("passed over %d clips outside data.min_duration and data.max_duration", others)
 
     def skip(self, num_batches: int) -> None:
@@ -100,7 +100,7 @@ class BatchStream(IterableDataset):
     def _plan(self) -> Iterator[Planned]:
         """Every batch of all ranks."""
         for epoch in count():
-            for clips in self.plan.epoch(self.seed, epoch):
+            for clips in self.bucketing.epoch(self.seed, epoch):
                 yield epoch, clips
 
     def _load(

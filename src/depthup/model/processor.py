@@ -11,14 +11,14 @@ import torch
 from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from depthup.config import AUDIO_MARKER, EncoderConfig
-from depthup.model.base import local
+from depthup.model.base import fetched
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.speech_encoder import FbankEncoder, WhisperEncoder, build_feature_extractor
 
 IGNORE = -100
+"""Label of positions without loss."""
 WORD_MARKS = "\u0120\u2581 "
 """How tokenizers write the space before a word."""
-"""Label of positions without loss."""
 
 FeatureTransform = Callable[[np.ndarray], np.ndarray]
 
@@ -63,7 +63,7 @@ class SpeechProcessor(ProcessorMixin):
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
         encoder = EncoderConfig(**(config.encoder or {}))
-        tokenizer = AutoTokenizer.from_pretrained(local(config.base), revision=config.base_revision)
+        tokenizer = AutoTokenizer.from_pretrained(fetched(config.base), revision=config.base_revision)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
         hf = config.encoder_config or {}

@@ -28,7 +28,7 @@ from depthup.model.projector import Projector
 from depthup.model.quantized import count, quantize
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.speech_encoder import build_encoder, encode, frame_mask, load_encoder_config
-from depthup.model.upscale import Plan, insert_layers, inserted_layers
+from depthup.model.upscale import ModelSummary, insert_layers, inserted_layers
 
 
 @dataclass
@@ -392,7 +392,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             inputs.pop("speech_ids", None)  # the prompt's; later steps are text
         return inputs
 
-    def plan(self) -> Plan:
+    def summary(self) -> ModelSummary:
         """What the model is made of and how much of it trains."""
         rows = []
 
@@ -414,7 +414,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             add(f"layer {i}", kind, layer)
         if self.get_output_embeddings().weight is not self.get_input_embeddings().weight:
             add("LM head", "base", self.get_output_embeddings())
-        return Plan(self.config.method, self.scope, rows, self.base_parameters)
+        return ModelSummary(self.config.method, self.scope, rows, self.base_parameters)
 
 
 def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:

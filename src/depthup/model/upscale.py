@@ -109,7 +109,7 @@ def base_linears(llm: PreTrainedModel) -> list[str]:
 
 
 @dataclass
-class Plan:
+class ModelSummary:
     """What an upscaled model is made of."""
 
     method: Method

@@ -16,7 +16,7 @@ from depthup.config import Recipe
 from depthup.data.replay import distillation, refuse_idle
 from depthup.errors import UserError
 from depthup.model.speech_lm import SpeechLM
-from depthup.model.upscale import Plan
+from depthup.model.upscale import ModelSummary
 from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.memory import Memory, Weights, memory_per_gpu
@@ -30,7 +30,7 @@ SPEECH, FULLEST, CTC, TEXT = "speech", "speech at its fullest", "CTC warm-up", "
 class TrainingPlan:
     """What training as a recipe says will take. Bytes, seconds and FLOPs are plain numbers."""
 
-    model: Plan
+    model: ModelSummary
     device: Device
     gpus: int
     sharding: str
@@ -114,10 +114,10 @@ def plan_training(
     assumed = assumed or Assumptions()
     mixed = device.mixed_precision if recipe.dtype == "auto" else recipe.dtype == "bfloat16"
     model = build(recipe)
-    plan, steps = model.plan(), measure_steps(recipe, model, mixed, assumed)
+    summary, steps = model.summary(), measure_steps(recipe, model, mixed, assumed)
     weights = Weights.of(model)
     if TEXT in steps and recipe.replay.loss == "distill":
-        weights.teacher = plan.base_parameters * (2 if mixed else 4) - weights.saved
+        weights.teacher = summary.base_parameters * (2 if mixed else 4) - weights.saved
 
     settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
     batches_per_step = gpus * settings.gradient_accumulation_steps
@@ -136,12 +136,12 @@ def plan_training(
     heard = (batches[SPEECH] + batches.get(CTC, 0)) * audio
 
     rate = device.tflops * 1e12 * assumed.utilisation
-    adam = plan.trainable * ADAM_TRAFFIC / (device.bandwidth_gb_s * 1e9) if device.bandwidth_gb_s else 0.0
+    adam = summary.trainable * ADAM_TRAFFIC / (device.bandwidth_gb_s * 1e9) if device.bandwidth_gb_s else 0.0
     adam /= gpus if sharding == "full" else 1
     per_kind = {kind: settings.gradient_accumulation_steps * step.total_flops / rate for kind, step in steps.items()}
     step_seconds = adam + per_kind[SPEECH] * (1 - share) + per_kind.get(TEXT, 0.0) * share
     return TrainingPlan(
-        model=plan,
+        model=summary,
         device=device,
         gpus=gpus,
         sharding=sharding,

@@ -12,13 +12,13 @@ from depthup.planning.assumptions import CONSTANTS
 from depthup.planning.meter import BACKWARD, FORWARD, RECOMPUTE
 from depthup.planning.planner import SPEECH, TrainingPlan
 from depthup.planning.step import Step
-from depthup.report.terminal import print_plan
+from depthup.report.terminal import print_summary
 
 
 def print_training_plan(plan: TrainingPlan, console: Optional[Console] = None) -> None:
     """Print the model, then steps, operations, memory, time and cost, then everything that was assumed."""
     console = console or Console()
-    print_plan(plan.model, console)
+    print_summary(plan.model, console)
     for kind, step in plan.steps_by_kind.items():
         _print_step(console, kind, step)
     _print_memory(console, plan)

@@ -13,12 +13,12 @@ from rich.table import Table
 from depthup import api
 from depthup.config import Recipe
 from depthup.evaluate import AsrReport, TextReport
-from depthup.model.base import PACKAGED, local
+from depthup.model.base import PACKAGED, fetched
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.quickstart.corpus import make_corpus
 from depthup.recipe import load_recipe
-from depthup.report.terminal import print_plan
+from depthup.report.terminal import print_summary
 from depthup.train.progress import clock
 
 RECIPE = Path(__file__).with_name("recipe.yaml")
@@ -48,7 +48,7 @@ def run(directory: Path, base: Optional[str] = None) -> None:
     console, began = Console(), time.perf_counter()
     console.rule("1. A text LLM")
     base = base or PACKAGED
-    console.print(f"{base}, at {local(base)}")
+    console.print(f"{base}, at {fetched(base)}")
 
     console.rule("2. A small corpus of synthetic speech")
     make_corpus(directory / "corpus")
@@ -59,7 +59,7 @@ def run(directory: Path, base: Optional[str] = None) -> None:
 
     console.rule("3. New layers in the frozen LLM")
     recipe = quickstart_recipe(directory, base)
-    print_plan(api.plan(recipe), console)
+    print_summary(api.summary(recipe), console)
     model = SpeechLM.from_recipe(recipe)
     before = measure(model, SpeechProcessor.build(model.config), directory, CLIPS_BEFORE)
 
@@ -71,7 +71,7 @@ def run(directory: Path, base: Optional[str] = None) -> None:
     console.rule("5. Before and after")
     model, processor = api.load(run_dir)
     after = measure(model, processor, directory, CLIPS_AFTER)
-    report(console, before, after, model.plan().share_of_full)
+    report(console, before, after, model.summary().share_of_full)
     _next_steps(console, directory, run_dir, time.perf_counter() - began)
 
 

@@ -1,4 +1,4 @@
-"""Plans and evaluations on the terminal."""
+"""Summaries of models and evaluations on the terminal."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from rich.text import Text
 
 from depthup.evaluate.asr import AsrReport, FieldScore
 from depthup.evaluate.text import TextReport
-from depthup.model.upscale import Plan
+from depthup.model.upscale import ModelSummary
 
 MOST_ROWS = 20
 
 
-def print_plan(plan: Plan, console: Console | None = None) -> None:
+def print_summary(summary: ModelSummary, console: Console | None = None) -> None:
     """Print what a model is made of, equal neighbours on one line, and how much of it trains."""
     console = console or Console()
-    table = Table(title=f"Plan: {plan.method}, scope {plan.scope}", title_justify="left")
+    table = Table(title=f"Model: {summary.method}, scope {summary.scope}", title_justify="left")
     table.add_column("place")
     table.add_column("what")
     table.add_column("parameters", justify="right")
     table.add_column("trains", justify="right")
-    for places, kind, parameters, trainable in _runs(plan.rows):
+    for places, kind, parameters, trainable in _runs(summary.rows):
         trains = f"{trainable:,}" if trainable else "frozen"
         table.add_row(places, kind, f"{parameters:,}", trains, style="bold" if trainable else "dim")
     console.print(table)
-    console.print(f"Parameters {plan.total:,}, of which {plan.trainable:,} train: ", end="")
-    console.print(f"{plan.share_of_full:.1%} of full fine-tuning's.")
+    console.print(f"Parameters {summary.total:,}, of which {summary.trainable:,} train: ", end="")
+    console.print(f"{summary.share_of_full:.1%} of full fine-tuning's.")
 
 
 def _runs(rows: list[tuple[str, str, int, int]]) -> Iterator[tuple[str, str, int, int]]:

@@ -49,7 +49,7 @@ class Record(TrainerCallback):
         Args:
             audio_seconds: of all clips trained on. left_out: steps that were not finite.
         """
-        plan = model.plan()
+        summary = model.summary()
         upscale = recipe.upscale if "depth_upscale" in recipe.method else None
         ctc_steps = recipe.train.ctc_warmup_steps
         resumed_at = state.global_step - len(self.step_seconds)
@@ -58,12 +58,12 @@ class Record(TrainerCallback):
             "plan": {
                 "method": recipe.method,
                 "layer": upscale and upscale.layer,
-                "scope": plan.scope,
+                "scope": summary.scope,
                 "num_layers": upscale.num_layers if upscale else 0,
                 "keeps_text": model.keeps_text,
-                "total": plan.total,
-                "trainable": plan.trainable,
-                "share_of_full": plan.share_of_full,
+                "total": summary.total,
+                "trainable": summary.trainable,
+                "share_of_full": summary.share_of_full,
             },
             "base": recipe.base,
             "learning_rate": recipe.train.learning_rate,

@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data import BatchStream, load_cuts, shar, shard_index
+from depthup.data.bucketing import Bucketing
 from depthup.data.cuts import ManifestCuts
 from depthup.data.mixing import Sources
-from depthup.data.plan import BatchPlan
 from depthup.data.shards import make_shards, verify_shards
 from depthup.errors import UserError
 
@@ -74,7 +74,7 @@ def texts_of(batches) -> list[list[int]]:
 
 
 def epoch_of(stream: BatchStream, epoch: int = 0) -> list[list[int]]:
-    return [clips.tolist() for clips in stream.plan.epoch(stream.seed, epoch)]
+    return [clips.tolist() for clips in stream.bucketing.epoch(stream.seed, epoch)]
 
 
 # Who reads what
@@ -269,8 +269,8 @@ class Durations:
         raise AssertionError("a clip was asked for")
 
 
-def plan_of(*seconds: np.ndarray, **options) -> BatchPlan:
-    return BatchPlan(Sources(tuple(map(Durations, seconds))), DataConfig(**{"train": ["a"] * len(seconds), **options}))
+def plan_of(*seconds: np.ndarray, **options) -> Bucketing:
+    return Bucketing(Sources(tuple(map(Durations, seconds))), DataConfig(**{"train": ["a"] * len(seconds), **options}))
 
 
 READ_SPEECH = np.random.default_rng(0).normal(13.0, 3.0, 30_000).clip(1, 20)

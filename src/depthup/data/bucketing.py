@@ -18,7 +18,7 @@ CLIPS_FOR_BUCKETS = 100_000
 CLIPS = 1_000_000
 
 
-class BatchPlan:
+class Bucketing:
     """The batches of every epoch, for all ranks and workers, from durations alone.
 
     A batch holds clips of one duration bucket and, padded to the bucket's bound, at most `data.batch_seconds` of audio
