@@ -9,6 +9,8 @@ from typing import Any, Optional
 import torch
 from transformers.cache_utils import DynamicCache
 
+from depthup.transcribe.cached_llm import CachedLLM
+
 LOOKAHEAD = 4
 """After a wrong guess, tokens of the rest among which the LLM's own token is looked for."""
 PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "min_new_tokens": 0}
@@ -69,38 +71,20 @@ def decode(
         at_once: most guessed tokens in a pass, where a pass costs more for more of them.
         watch: is told of every row after each pass; a row that it does not want to go on leaves the batch as it is.
     """
-    ends = model.generation_config.eos_token_id
-    ends = set(ends if isinstance(ends, list) else [ends])
-    llm = _CachedLLM(model, inputs["attention_mask"])
-    out = llm.prefill(inputs, with_ctc=guess is not None)
-    first = out.logits[:, -1].argmax(-1).tolist()
-    guesses = guess(out.ctc_log_probs, out.ctc_lengths) if guess is not None else [[]] * len(first)
-    starts = zip(range(len(first)), limits, first, map(list, guesses), strict=True)
-    all_rows = [_Row(*start) for start in starts]
-    for row in all_rows:
-        row.rest = _realign(row.rest, row.own, word_starts)
-    rows = all_rows
+    answers = Decoding(model, inputs, limits, guess, word_starts)
+    rows = answers.rows
     while True:
-        # The LLM's own token ends every pass; a row that is through leaves the batch.
-        going = [i for i, row in enumerate(rows) if row.goes_on(ends)]
-        if watch is not None:
-            going = [i for i in going if watch(rows[i].number, rows[i].tokens)]
-        if not going:
-            return Decoded([row.tokens for row in all_rows], llm.passes)
-        if len(going) < len(rows):
-            llm.keep(going)
-            rows = [rows[i] for i in going]
-        blocks = [row.block(at_once) for row in rows]
-        own = llm.run(blocks)
-        turns = zip(rows, blocks, own, strict=True)
-        llm.accept([row.verify(block[1:], after, ends, word_starts) for row, block, after in turns])
+        answers.settle(watch and (lambda row: watch(row.tag, row.tokens)))
+        if not answers.rows:
+            return Decoded([row.tokens for row in rows], answers.llm.passes)
+        answers.step(at_once)
 
 
-@dataclass
-class _Row:
-    """A row's limit, the LLM's own next token, what may follow it, and the answer before it."""
+@dataclass(eq=False)
+class Answering:
+    """An answer that is being written: its limit, the LLM's own next token, what may follow it, and what precedes it."""
 
-    number: int
+    tag: Any
     limit: int
     own: int
     rest: list[int]
@@ -129,48 +113,58 @@ class _Row:
         return same + 1
 
 
-class _CachedLLM:
-    """An LLM with the cache of a batch, in which some positions are masked."""
+class Decoding:
+    """A batch of answers that are written pass by pass; between passes rows leave it and other batches join it.
 
-    def __init__(self, model: Any, mask: torch.Tensor) -> None:
-        self.model, self.mask, self.passes = model, mask, 0
-        self.positions = mask.cumsum(1)[:, -1]  # [B] of the next token
-        self.steps = torch.arange(0, device=mask.device)  # places in the last blocks
-        self.cache = DynamicCache(config=model.llm.config)
+    `settle` and `step` take turns; a batch that is new, or was stepped, may join another of which the same is true.
+    """
 
-    def prefill(self, inputs: dict[str, torch.Tensor], with_ctc: bool) -> Any:
-        """The prompts, and what the CTC head says of their speech where that is wanted."""
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        return self._run(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=with_ctc)
+    def __init__(
+        self,
+        model: Any,
+        inputs: dict[str, torch.Tensor],
+        limits: Sequence[int],
+        guess: Optional[Guess],
+        word_starts: Container[int],
+        tags: Optional[Sequence[Any]] = None,
+    ) -> None:
+        """Run the prompts. `tags` are what rows are known by, by default their numbers; all else as for `decode`."""
+        ends = model.generation_config.eos_token_id
+        self.ends, self.word_starts = set(ends if isinstance(ends, list) else [ends]), word_starts
+        self.llm = CachedLLM(model, inputs["attention_mask"])
+        out = self.llm.prefill(inputs, with_ctc=guess is not None)
+        first = out.logits[:, -1].argmax(-1).tolist()
+        guesses = guess(out.ctc_log_probs, out.ctc_lengths) if guess is not None else [[]] * len(first)
+        tags = range(len(first)) if tags is None else tags
+        self.rows = [
+            Answering(tag, limit, own, _realign(list(rest), own, word_starts))
+            for tag, limit, own, rest in zip(tags, limits, first, guesses, strict=True)
+        ]
 
-    def run(self, blocks: list[list[int]]) -> list[list[int]]:
-        """The likeliest token after each token of each row's block."""
-        padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(block) for block in blocks], batch_first=True)
-        ids = padded.to(self.mask.device)
-        self.steps = torch.arange(ids.shape[1], device=ids.device)
-        mask = torch.cat([self.mask, self._first([len(block) for block in blocks])], 1)
-        positions = self.positions[:, None] + self.steps
-        return self._run(input_ids=ids, attention_mask=mask, position_ids=positions).logits.argmax(-1).tolist()
+    def settle(self, wanted: Optional[Callable[[Answering], bool]] = None) -> list[Answering]:
+        """Take the LLM's own tokens, which end every pass.
 
-    def accept(self, counts: list[int]) -> None:
-        """Of the last blocks, keep so many tokens in each row; the others stay in the cache, masked."""
-        self.mask = torch.cat([self.mask, self._first(counts)], 1)
-        self.positions = self.positions + torch.tensor(counts, device=self.mask.device)
+        Rows that are through leave the batch and are returned, and so do those that go on and are not `wanted`.
+        """
+        kept = [i for i, row in enumerate(self.rows) if row.goes_on(self.ends) and (wanted is None or wanted(row))]
+        left = [row for i, row in enumerate(self.rows) if i not in kept]
+        if left and kept:
+            self.llm.keep(kept)
+        self.rows = [self.rows[i] for i in kept]
+        return left
 
-    def keep(self, rows: list[int]) -> None:
-        """Go on with these rows of the batch alone."""
-        kept = torch.tensor(rows, device=self.mask.device)
-        self.cache.batch_select_indices(kept)
-        self.cache.speech_start = self.cache.speech_start[kept]  # type: ignore[attr-defined]  # ours
-        self.mask, self.positions = self.mask[kept], self.positions[kept]
+    def step(self, at_once: Optional[int] = None) -> None:
+        """One pass over all rows, with at most so many guessed tokens in each."""
+        blocks = [row.block(at_once) for row in self.rows]
+        turns = zip(self.rows, blocks, self.llm.run(blocks), strict=True)
+        self.llm.accept([row.verify(block[1:], own, self.ends, self.word_starts) for row, block, own in turns])
 
-    def _first(self, counts: list[int]) -> torch.Tensor:
-        """A mask [B, places] of the first places of each row."""
-        return (self.steps < torch.tensor(counts, device=self.mask.device)[:, None]).to(self.mask.dtype)
-
-    def _run(self, **inputs: Any) -> Any:
-        self.passes += 1
-        return self.model(**inputs, past_key_values=self.cache, use_cache=True)
+    def join(self, other: Decoding) -> bool:
+        """Write the other batch's answers too; false where caches such as theirs cannot be put together."""
+        if not self.llm.join(other.llm):
+            return False
+        self.rows += other.rows
+        return True
 
 
 def _realign(rest: list[int], token: int, word_starts: Container[int]) -> list[int]:
