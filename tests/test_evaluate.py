@@ -403,7 +403,7 @@ def test_the_perplexity_of_smollm2_on_wikitext2_is_the_known_one():
 def test_json_has_the_same_keys_always_and_survives_a_round_trip(base: LlamaForCausalLM, text_file: Path):
     heard = score(*noisy(10), {"speaker": ["a", "b"] * 5})
     text = text_report(base, base, tokenizer, text_file, max_tokens=10)
-    keys = ["wer", "cer", "counts", "interval", "groups", "drift", "asr", "tasks"]
+    keys = ["wer", "cer", "counts", "interval", "groups", "drift", "asr", "tasks", "instructions"]
     sets, tasks = {"a/test": heard}, {"copa": TaskScore("acc", 0.5, 0.05, 0.6, 0.5, 100, False)}
     texts = {"page": text}
     for measured in (Evaluation(sets, texts, tasks), Evaluation({}, texts), Evaluation(sets)):

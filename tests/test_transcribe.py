@@ -39,8 +39,8 @@ class Processor:
     sampling_rate = RATE
     tokenizer = Tokenizer()
 
-    def prompt_batch(self, audio: list[np.ndarray], device: str) -> dict[str, torch.Tensor]:
-        assert device == "cpu"
+    def prompt_batch(self, audio: list[np.ndarray], device: str, instruction: None) -> dict[str, torch.Tensor]:
+        assert device == "cpu" and instruction is None
         ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 

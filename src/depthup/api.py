@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
@@ -21,7 +22,9 @@ from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
+from depthup.evaluate.instructions import evaluate_instruction
 from depthup.model import checkpoint
+from depthup.model.instruction import Instruction
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import ModelSummary
@@ -166,6 +169,7 @@ def evaluate(
     data: Optional[DataConfig] = None,
     by: Sequence[str] = (),
     limit: Optional[int] = None,
+    instruction: Optional[Instruction] = None,
 ) -> Evaluation:
     """WER on recordings, drift from the base on a text, and scores of model and base on lm-eval tasks.
 
@@ -176,19 +180,26 @@ def evaluate(
         data: names of fields, and what to do with bad clips.
         by: manifest fields to group WER by, besides speaker and language.
         limit: most clips of each source, and most questions of each task.
+        instruction: asked about the recordings of `asr` too, and compared with the base's answers to their transcripts.
 
     Raises UserError.
     """
     found = Evaluation()
-    for source in [asr] if isinstance(asr, str) else asr:
-        found.asr[source] = evaluate_asr(model, processor, source, data or DataConfig(), by=by, limit=limit)
+    data = data or DataConfig()
+    sources = [asr] if isinstance(asr, str) else asr
+    for source in sources:
+        found.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit)
+    base = cache(lambda: model.load_base().to(model.device))
+    if instruction is not None:
+        for source in sources:
+            answered = evaluate_instruction(model, base(), processor, source, instruction, data, limit)
+            found.instructions[source, instruction.text] = answered
     if text is not None:
-        base = model.load_base().to(model.device)
-        found.drift[str(text)] = text_report(model, base, processor.tokenizer, Path(text))
+        found.drift[str(text)] = text_report(model, base(), processor.tokenizer, Path(text))
     if tasks:
         from depthup.evaluate.text_tasks import text_tasks
 
-        found.tasks = text_tasks(model, processor.tokenizer, model.load_base, tasks, text_data, limit)
+        found.tasks = text_tasks(model, processor.tokenizer, base, tasks, text_data, limit)
     return found
 
 

@@ -185,18 +185,19 @@ def transcribe(words: list[str]) -> int:
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json has times and speed too")
     parser.add_argument("--batch-seconds", type=float, help="seconds of audio per batch (default 120, on GPUs 1200)")
     parser.add_argument("--num-beams", type=int, default=1, help="beam search with so many beams (default 1: greedy)")
+    _add_instruction(parser, 'what to do instead, such as "Translate into French."')
     _add_moved(parser)
     options = parser.parse_args(words)
 
     model, processor = _load(options)
+    instruction = _instruction(options, processor)
     from depthup.transcribe import transcribe_files
     from depthup.transcribe.formats import summary
 
     began, found = time.perf_counter(), []
     alone = len(options.audio) == 1 and not Path(options.audio[0]).is_dir()
-    for transcript in transcribe_files(
-        model, processor, options.audio, batch_seconds=options.batch_seconds, num_beams=options.num_beams
-    ):
+    asked = {"batch_seconds": options.batch_seconds, "num_beams": options.num_beams, "instruction": instruction}
+    for transcript in transcribe_files(model, processor, options.audio, **asked):
         found.append(transcript)
         if options.format == "text" and transcript.error is None:
             print(transcript.text if alone else f"{transcript.path}: {transcript.text}", flush=True)
@@ -212,16 +213,19 @@ def evaluate(words: list[str]) -> int:
     parser.add_argument("--audio-field", default="audio", help="manifest field with the audio")
     parser.add_argument("--text-field", default="text", help="manifest field with the transcript")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    _add_instruction(parser, "also ask this about the recordings: is the answer the base's to their transcripts?")
     _add_moved(parser)
     options = parser.parse_args(words)
     if not (options.asr or options.text or options.text_tasks):
         raise UserError("evaluate: nothing to measure; give --asr MANIFEST, --text FILE or --text-tasks TASK,...")
+    if options.instruction is not None and not options.asr:
+        raise UserError("evaluate: an instruction is about recordings; give --asr MANIFEST too")
 
     model, processor = _load(options)
     from depthup import api
     from depthup.config import DataConfig
     from depthup.report.degradation import print_tasks
-    from depthup.report.terminal import print_asr, print_text
+    from depthup.report.terminal import print_asr, print_instruction, print_text
 
     found = api.evaluate(
         model,
@@ -233,6 +237,7 @@ def evaluate(words: list[str]) -> int:
         data=DataConfig(audio_field=options.audio_field, text_field=options.text_field),
         by=options.by,
         limit=options.limit,
+        instruction=_instruction(options, processor),
     )
     if Path(options.checkpoint).is_dir():
         found.keep(Path(options.checkpoint))
@@ -241,6 +246,8 @@ def evaluate(words: list[str]) -> int:
         return 0
     for source, heard in found.asr.items():
         print_asr(heard, source)
+    for (source, instruction), answered in found.instructions.items():
+        print_instruction(answered, f"{source}: {instruction}")
     for text in found.drift.values():
         print_text(text)
     if found.tasks:
@@ -402,6 +409,26 @@ def quickstart(words: list[str]) -> int:
 
     run(options.dir, options.base)
     return 0
+
+
+def _add_instruction(parser: argparse.ArgumentParser, about: str) -> None:
+    parser.add_argument("--instruction", metavar="TEXT", help=f"{about} <|audio|> in it is the recording's place")
+    parser.add_argument(
+        "--examples", metavar="FILE", help="JSONL of `answer` and `text` or `audio`: how it is followed"
+    )
+
+
+def _instruction(options: argparse.Namespace, processor: Any) -> Any:
+    """What `_add_instruction` was given; None without."""
+    if options.instruction is None:
+        if options.examples:
+            raise UserError("--examples show how an instruction is followed; give --instruction TEXT too")
+        return None
+    from depthup.model.instruction import Instruction
+    from depthup.transcribe.examples import read_examples
+
+    examples = read_examples(options.examples, processor.sampling_rate) if options.examples else ()
+    return Instruction(options.instruction, examples)
 
 
 def _add_moved(parser: argparse.ArgumentParser) -> None:

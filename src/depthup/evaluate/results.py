@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthup import files
 from depthup.evaluate.asr import AsrReport
+from depthup.evaluate.instructions import InstructionReport
 from depthup.evaluate.text import TextReport
 
 if TYPE_CHECKING:
@@ -23,19 +24,24 @@ log = logging.getLogger("depthup")
 
 @dataclass
 class Evaluation:
-    """Reports by test set, by text file, and by lm-eval task."""
+    """Reports by test set, by text file, by lm-eval task, and by test set and instruction."""
 
     asr: dict[str, AsrReport] = field(default_factory=dict)
     drift: dict[str, TextReport] = field(default_factory=dict)
     tasks: dict[str, TaskScore] = field(default_factory=dict)
+    instructions: dict[tuple[str, str], InstructionReport] = field(default_factory=dict)
 
     def by_name(self) -> dict[str, dict[str, Any]]:
-        """Plain data for JSON, without transcripts: `asr`, `drift` and `tasks`, each by name."""
+        """Plain data for JSON, without transcripts: `asr`, `drift`, `tasks` and `instructions`, each by name."""
         heard = {source_name(source): report.to_dict() for source, report in self.asr.items()}
         return {
             "asr": {name: {key: told[key] for key in SCORES} for name, told in heard.items()},
             "drift": {source_name(source): report.to_dict() for source, report in self.drift.items()},
             "tasks": {task: score.to_dict() for task, score in self.tasks.items()},
+            "instructions": {
+                f"{source_name(source)}: {text}": report.to_dict()
+                for (source, text), report in self.instructions.items()
+            },
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -46,7 +52,8 @@ class Evaluation:
         named = self.by_name()
         first = next(iter(named["asr"].values()), dict.fromkeys(SCORES))
         drift = next(iter(named["drift"].values()), None)
-        return {**first, "drift": drift, "asr": named["asr"] or None, "tasks": named["tasks"] or None}
+        parts = {name: named[name] or None for name in ("asr", "tasks", "instructions")}
+        return {**first, "drift": drift, **parts}
 
     def keep(self, directory: Path) -> None:
         """Add to what is kept in a checkpoint's directory; of a thing measured again the new result stays.

@@ -54,7 +54,7 @@ def text_report(
             nll_base += _nll(expected, ids[0])
             if not torch.equal(logits, expected):
                 identical = False
-                kl += _kl(expected, logits)
+                kl += kl_divergence(expected, logits)
             agreed += int((logits.argmax(-1) == expected.argmax(-1)).sum())
             tokens += len(row)
             predicted += len(row) - 1
@@ -93,7 +93,7 @@ def _nll(logits: torch.Tensor, ids: torch.Tensor) -> float:
     return float(F.cross_entropy(logits[:-1].float(), ids[1:], reduction="sum"))
 
 
-def _kl(base: torch.Tensor, adapted: torch.Tensor) -> float:
+def kl_divergence(base: torch.Tensor, adapted: torch.Tensor) -> float:
     """Sum over positions of KL(base || adapted) in nats, from logits [T, V]; a few positions at a time saves memory."""
     total = 0.0
     for p, q in zip(base.split(KL_POSITIONS), adapted.split(KL_POSITIONS), strict=True):

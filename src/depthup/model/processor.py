@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, P
 from depthup.config import AUDIO_MARKER, EncoderConfig
 from depthup.model.base import fetched
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.instruction import Instruction
 from depthup.model.speech_encoder import FbankEncoder, WhisperEncoder, build_feature_extractor
 
 IGNORE = -100
@@ -187,9 +188,14 @@ class SpeechProcessor(ProcessorMixin):
         starts = {i for i, token in enumerate(tokens) if token and token[0] in WORD_MARKS}
         return frozenset(starts | {self.tokenizer.eos_token_id})
 
-    def prompt_batch(self, audio: list[np.ndarray], device: str = "cpu") -> dict[str, torch.Tensor]:
-        """The recipe's prompt for each clip, left-padded, ready for `model.generate`."""
-        return dict(self([self.prompt] * len(audio), audio, device=device))
+    def prompt_batch(
+        self, audio: list[np.ndarray], device: str = "cpu", instruction: Optional[Instruction] = None
+    ) -> dict[str, torch.Tensor]:
+        """The recipe's prompt, or an instruction's, for each clip, left-padded, ready for `model.generate`."""
+        prompt, before = self.prompt, []
+        if instruction is not None:
+            prompt, before = instruction.prompt(self.tokenizer), instruction.clips
+        return dict(self([prompt] * len(audio), [one for clip in audio for one in (*before, clip)], device=device))
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As the tokenizer's, with content parts `{"type": "audio"}` turned into markers for `__call__`."""
@@ -204,7 +210,8 @@ class SpeechProcessor(ProcessorMixin):
 
     def _ids(self, text: str, features: Any) -> list[int]:
         pieces = text.split(AUDIO_MARKER)
-        ids = self._encode(pieces[0], first=True)
+        begun = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)  # as chat templates do
+        ids = self._encode(pieces[0], first=not begun)
         for piece in pieces[1:]:
             ids += [self.audio_token_id] * self.num_frames(len(next(features)))
             ids += self._encode(piece, first=False)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from depthup.evaluate.asr import AsrReport, FieldScore
+from depthup.evaluate.instructions import InstructionReport
 from depthup.evaluate.text import TextReport
 from depthup.model.upscale import ModelSummary
 
@@ -90,6 +91,17 @@ def print_text(report: TextReport, console: Console | None = None) -> None:
     table.add_row("KL(base || adapted)", f"{report.kl:.3g} nats per token")
     table.add_row("Same likeliest token", _percent(report.top1_agreement))
     table.add_row("Logits", "identical, bit for bit" if report.identical else "differ")
+    (console or Console()).print(table)
+
+
+def print_instruction(report: InstructionReport, name: str, console: Console | None = None) -> None:
+    """Print how near answers to recordings come to the base's to their transcripts."""
+    table = Table(title=Text(f"Instruction, {name}"), show_header=False, title_justify="left")
+    left_out = f", {report.skipped} left out" if report.skipped else ""
+    table.add_row(
+        "Answers equal to the base's to the text", f"{_percent(report.match)}  ({report.clips} clips{left_out})"
+    )
+    table.add_row("KL(base || adapted) along the base's", f"{report.kl:.3g} nats per token  ({report.tokens} tokens)")
     (console or Console()).print(table)
 
 

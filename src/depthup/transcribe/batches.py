@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 BATCHES_IN_GROUP = 8
 """Batches that are read together, so that each may hold clips of like length."""
+ANSWER_TOKENS = 256
+"""Most tokens of an answer to an instruction, which may be longer than what was said."""
 GUESSED_AT_ONCE = {"cpu": 8}
 """Tokens of a draft that are verified in one pass, by kind of device, all of them on others."""
 
@@ -57,7 +59,8 @@ def transcribe_batch(
     """
     chosen = Options(**options)
     seconds = [len(clip) / processor.sampling_rate for clip in audio]
-    limits = [chosen.max_new_tokens or 16 + math.ceil(12 * length) for length in seconds]
+    usual = [ANSWER_TOKENS if chosen.instruction else 16 + math.ceil(12 * length) for length in seconds]
+    limits = [chosen.max_new_tokens or limit for limit in usual]
     segments = [Segment(0.0, round(length, 3), "") for length in seconds]
     batches = list(batches_of_like_length(seconds, chosen.batch_seconds or default_batch_seconds(model)))
     with inference(model), fast_kernels(model.device):
@@ -91,12 +94,13 @@ def _hear(
     options: Options,
 ) -> list[str]:
     """The texts of one batch."""
-    prompts = processor.prompt_batch(clips, device=str(model.device))
+    prompts = processor.prompt_batch(clips, device=str(model.device), instruction=options.instruction)
     inputs = {k: v.to(model.device) for k, v in prompts.items()}
     if options.num_beams == 1 and is_greedy(model):
         # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
         wanted = options.drafts if options.drafts is not None else len(clips) == 1 or model.device.type != "cpu"
-        guess = partial(_guesses, processor) if wanted and can_draft(model) else None
+        drafts = wanted and options.instruction is None and can_draft(model)  # a CTC head knows transcripts alone
+        guess = partial(_guesses, processor) if drafts else None
         at_once = GUESSED_AT_ONCE.get(model.device.type)
         watch = on_text and partial(_spoken, processor, on_text)
         kept = decode(model, inputs, limits, guess, processor.word_starts, at_once, watch).tokens

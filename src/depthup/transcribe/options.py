@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Optional
+
+from depthup.model.instruction import Instruction
 
 MAX_SECONDS = 28.0
 """Longest piece of a recording that the model hears at once."""
@@ -22,13 +24,16 @@ class Options:
     batch_seconds: float | None = None
     """Most seconds of audio in a batch, padding included; a longer clip goes alone. 120, on GPUs 1200."""
     max_new_tokens: int | None = None
-    """Most tokens of a clip's text; by default 16 and 12 per second, which speech does not reach but a loop does."""
+    """Most tokens of a clip's text; by default 16 and 12 per second, which speech does not reach but a loop does, or
+    256 where an instruction asks for something else."""
     num_beams: int = 1
     """Beam search with so many beams; 1 is greedy."""
     drafts: bool | None = None
     """Let the CTC head guess and the LLM verify: the same text in fewer passes. By default clips alone, and on GPUs."""
     max_seconds: float = MAX_SECONDS
     """Longest piece of a recording that the model hears at once."""
+    instruction: Optional[Instruction] = None
+    """What is asked of the model instead of a transcript. Each piece of a long recording is answered by itself."""
 
 
 def default_batch_seconds(model: Any) -> float:

@@ -73,6 +73,8 @@ def _transcribe(model: Any, processor: Any, begun: Iterable[Begun], options: Opt
         heard = [(transcript, samples) for transcript, samples in group if samples is not None]
         found = _hear_all(model, processor, [samples for _, samples in heard], options)
         for (transcript, _), segments in zip(heard, found, strict=True):
+            if options.instruction and len(segments) > 1:
+                log.warning("%s: heard in %d pieces, each answered by itself", transcript.path, len(segments))
             transcript.segments = segments
             transcript.text = " ".join(segment.text for segment in segments)
         yield from (transcript for transcript, _ in group)
