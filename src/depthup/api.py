@@ -74,9 +74,7 @@ def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: 
         return summary(recipe)
     if output_dir is None:
         raise UserError("upscale: give a directory to save to, or --dry-run")
-    directory = Path(output_dir)
-    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UserError(f"{directory}: is not empty, and nothing is overwritten; choose another directory")
+    directory = files.new_directory(output_dir)
     model = SpeechLM.from_recipe(recipe)
     with files.disk_guard(directory), files.filled(directory, last=checkpoint.WEIGHTS) as partial:
         SpeechProcessor.build(model.config).save_pretrained(partial)

@@ -255,6 +255,28 @@ def evaluate(words: list[str]) -> int:
     return 0
 
 
+def export(words: list[str]) -> int:
+    parser = _parser("export", "Write a checkpoint as a model that other tools load without depthup.")
+    parser.epilog = "example: depthup export runs/a a-llm --llm; AutoModelForCausalLM.from_pretrained('a-llm') loads it"
+    parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
+    parser.add_argument("output_dir", help="new directory")
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--drop-layers", action="store_true", help="the base without inserted layers and adapters, exact")
+    about = "the text LLM alone, of the base's own class: layers of kind transformer with scope all, or method full"
+    what.add_argument("--llm", action="store_true", help=about)
+    _add_moved(parser)
+    options = parser.parse_args(words)
+    _quiet()
+    from depthup.model.export import export_base, export_llm
+
+    if options.drop_layers:
+        export_base(options.checkpoint, options.output_dir, options.base)
+    else:
+        export_llm(options.checkpoint, options.output_dir, base=options.base, encoder=options.encoder)
+    print(f"Exported to {options.output_dir}: AutoModelForCausalLM.from_pretrained loads it")
+    return 0
+
+
 def compare(words: list[str]) -> int:
     parser = _parser("compare", "Put runs side by side: word error rates, what text lost, and what it cost.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="run directories, measured with `depthup evaluate`")
@@ -451,6 +473,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "train": (train, "adapt a base model to recordings, as a recipe says"),
     "transcribe": (transcribe, "audio in, text out"),
     "evaluate": (evaluate, "word error rate, and what adaptation did to text"),
+    "export": (export, "a checkpoint as a model that other tools load"),
     "compare": (compare, "several runs in one table and one picture"),
     "sweep": (sweep, "train, measure and compare every method on one recipe"),
 }

@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Union
 
 from safetensors import SafetensorError
 
@@ -58,6 +58,14 @@ def filled(directory: Path, last: str) -> Iterator[Path]:
         _sync(directory)
     finally:
         _delete(partial)
+
+
+def new_directory(path: Union[str, Path]) -> Path:
+    """`path`, where nothing stands yet but perhaps an empty directory. Raises UserError."""
+    path = Path(path)
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UserError(f"{path}: is not empty, and nothing is overwritten; choose another directory")
+    return path
 
 
 def write_text(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from depthup.config import LoraConfig, Method
-from depthup.model.upscale import base_linears, inserted_layers
+from depthup.model.upscale import base_linears, inserted_layers, without_inserted
 
 
 def adapt_llm(llm: PreTrainedModel, method: Method, lora: LoraConfig, seed: int = 0) -> None:
@@ -37,6 +37,20 @@ def add_lora(llm: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         peft.inject_adapter_in_model(config, llm.get_decoder())
+
+
+@contextmanager
+def unadapted(llm: PreTrainedModel) -> Iterator[None]:
+    """Within it an LLM is its base: inserted layers are not there, and adapters are off."""
+    adapters: list[Any] = [m for m in llm.modules() if isinstance(m, LoraLayer)]
+    for adapter in adapters:
+        adapter.enable_adapters(False)
+    try:
+        with without_inserted(llm):
+            yield
+    finally:
+        for adapter in adapters:
+            adapter.enable_adapters(True)
 
 
 @contextmanager

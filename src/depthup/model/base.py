@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Literal, Optional, Union
 
 import torch
 from torch import nn
@@ -48,8 +48,11 @@ def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedCon
     return config
 
 
-def load_base(name: str, revision: Optional[str], dtype: torch.dtype) -> PreTrainedModel:
-    """A base with its weights. Raises UserError when it cannot be found or is no causal LM."""
+def load_base(name: str, revision: Optional[str], dtype: Union[torch.dtype, Literal["auto"]]) -> PreTrainedModel:
+    """A base with its weights, with `auto` in the format they are stored in.
+
+    Raises UserError when it cannot be found or is no causal LM.
+    """
     if dtype == torch.bfloat16 and not torch.cuda.is_available() and multiplies_bfloat16() is False:
         log.warning("dtype bfloat16: this CPU has no instructions for it and takes some 30 times as long as in float32")
     try:

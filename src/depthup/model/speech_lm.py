@@ -19,7 +19,7 @@ from depthup import files
 from depthup.config import EncoderConfig, LoraConfig, Recipe
 from depthup.errors import UserError
 from depthup.model import checkpoint
-from depthup.model.adapt import adapt_llm, adapters_for
+from depthup.model.adapt import adapt_llm, adapters_for, unadapted
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.ctc_head import CtcHead
@@ -185,6 +185,22 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         adapters_stay_out = "lora" not in method or bool(lora and lora["speech_only"])
         layers_stay_out = "depth_upscale" not in method or self.scope != "all"
         return method != "full" and adapters_stay_out and layers_stay_out
+
+    @contextmanager
+    def layers_dropped(self) -> Iterator[None]:
+        """Within it this is the base exactly, whatever the scope: inserted layers are out and adapters off.
+
+        Raises UserError for method `full`, which trained the base's own weights.
+        """
+        if self.config.method == "full":
+            raise UserError("method full trained the base's own weights, so there are no layers to drop")
+        upscale, lora = self.config.upscale, self.config.lora
+        self.config.upscale = self.config.lora = None  # caches are then made for the base
+        try:
+            with unadapted(self.llm):
+                yield
+        finally:
+            self.config.upscale, self.config.lora = upscale, lora
 
     def recompute_activations(self, within: Callable[[], AbstractContextManager] = nullcontext) -> None:
         """Keep less for the backward pass, in which layers run again, `within()` what they ran in before."""

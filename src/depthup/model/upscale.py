@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -69,16 +71,38 @@ def insert_layers(llm: PreTrainedModel, upscale: UpscaleConfig, seed: int = 0) -
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for i, base_layer in enumerate(layers):
-            _set_layer_idx(base_layer, len(new_layers))
             new_layers.append(base_layer)
             for _ in range(indices.count(i)):
                 block = _make_block(upscale, config, base_layer, len(new_layers)).to(weight.device, weight.dtype)
                 inserted.append(len(new_layers))
                 new_layers.append(InsertedLayer(block, len(new_layers), upscale.scope))
-    decoder.layers = nn.ModuleList(new_layers)
+    _set_layers(llm, nn.ModuleList(new_layers), config)
+    return inserted
+
+
+@contextmanager
+def without_inserted(llm: PreTrainedModel) -> Iterator[None]:
+    """Within it the base's own layers stand alone, and its configuration counts no others."""
+    layers, config = llm.get_decoder().layers, llm.config
+    own = [i for i, layer in enumerate(layers) if not isinstance(layer, InsertedLayer)]
+    base_config = copy.deepcopy(config)
+    base_config.num_hidden_layers = len(own)
+    if getattr(config, "layer_types", None):
+        base_config.layer_types = [config.layer_types[i] for i in own]
+    _set_layers(llm, nn.ModuleList(layers[i] for i in own), base_config)
+    try:
+        yield
+    finally:
+        _set_layers(llm, layers, config)
+
+
+def _set_layers(llm: PreTrainedModel, layers: nn.ModuleList, config: PreTrainedConfig) -> None:
+    decoder = llm.get_decoder()
+    decoder.layers = layers
+    for i, layer in enumerate(layers):
+        _set_layer_idx(layer, i)
     for module in (llm, decoder):
         module.config = config
-    return inserted
 
 
 def _set_layer_idx(layer: nn.Module, index: int) -> None:

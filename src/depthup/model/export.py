@@ -1,0 +1,108 @@
+"""A checkpoint as other tools load it, without depthup: the base again, or a plain and deeper LLM of its class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Optional, Union
+
+import torch
+from torch import nn
+from transformers import PreTrainedModel
+
+from depthup import files
+from depthup.errors import UserError
+from depthup.model import checkpoint
+from depthup.model.base import fingerprint, load_base
+from depthup.model.configuration import SpeechLMConfig
+from depthup.model.layers.transformer import TransformerBlock
+from depthup.model.processor import SpeechProcessor
+from depthup.model.speech_lm import SpeechLM
+from depthup.model.upscale import inserted_layers
+
+PROVED_ON = 8
+"""Random embeddings on which a plain model must give the logits of ours before it is written."""
+
+
+def export_base(run: Union[str, Path], directory: Union[str, Path], base: Optional[str] = None) -> None:
+    """Write the base without any inserted layer or adapter, its weights as they are stored, and its tokenizer.
+
+    `base` says where the base stands now, if it has moved. Raises UserError where the base's own weights were trained,
+    and where the base is not the one of `run`.
+    """
+    directory = files.new_directory(directory)
+    source = checkpoint.find(run)
+    config = SpeechLMConfig.from_pretrained(source)
+    if config.method == "full":
+        raise UserError(f"{source}: method full trained the base's own weights, so it has no layers to drop")
+    name, revision = (base, None) if base else (config.base, config.base_revision)
+    llm = load_base(name, revision, "auto")
+    if fingerprint(llm) != config.base_hash:
+        raise UserError(f"{source}: its base {name} has other weights than the ones it was trained on; give --base")
+    _write(llm, source, directory)
+
+
+def export_llm(run: Union[str, Path], directory: Union[str, Path], **kwargs: Any) -> None:
+    """Write the text LLM alone, as a plain model of the base's own class with the inserted layers among its own.
+
+    It is in float32, like the trained weights, and gives the logits that the run gives. `kwargs` go to
+    `SpeechLM.from_pretrained`. Raises UserError where no such model can do what the run's does.
+    """
+    directory = files.new_directory(directory)
+    source = checkpoint.find(run)
+    refuse_what_is_not_plain(SpeechLMConfig.from_pretrained(source), source)
+    model = SpeechLM.from_pretrained(source, dtype="float32", **kwargs)
+    hidden = model.llm.config.hidden_size
+    embeds = torch.randn(1, PROVED_ON, hidden, generator=torch.Generator().manual_seed(0))
+    embeds = embeds * model.config.base_embedding_std
+    with torch.no_grad():
+        ours = model(inputs_embeds=embeds).logits
+        llm = plain_llm(model, source)
+        theirs = llm(inputs_embeds=embeds).logits
+    if not torch.allclose(ours, theirs, rtol=1e-4, atol=1e-4):
+        raise UserError(f"{source}: a plain {type(llm).__name__} gives other logits than this run; nothing was written")
+    _write(llm, source, directory)
+
+
+def refuse_what_is_not_plain(config: SpeechLMConfig, source: Path) -> None:
+    """Raise UserError for a model whose text LLM is more than layers of the base's own kind."""
+    upscale, why = config.upscale_config, ""
+    if "lora" in config.method:
+        why = f"method {config.method} has adapters beside the base's layers"
+    elif config.base_quantization != "none":
+        why = f"its base is packed as {config.base_quantization}"
+    elif upscale and upscale.layer != "transformer":
+        why = f"{upscale.layer} layers are not of the base's kind"
+    elif upscale and upscale.scope != "all":
+        why = f"scope {upscale.scope} leaves text to the base alone; --drop-layers writes that base"
+    if why:
+        raise UserError(f"{source}: is no plain LLM, {why}")
+
+
+def plain_llm(model: SpeechLM, source: Path) -> PreTrainedModel:
+    """The LLM of `model`, which it takes apart: each inserted layer gives way to the base's kind of layer inside it."""
+    llm, decoder = model.llm, model.llm.get_decoder()
+    for layer in inserted_layers(llm):
+        assert isinstance(layer.block, TransformerBlock)
+        if _has_window(llm, layer.layer_idx):
+            raise UserError(
+                f"{source}: is no plain LLM, its layer {layer.layer_idx} attends to everything, where the base's class "
+                "gives it a window"
+            )
+        decoder.layers[layer.layer_idx] = layer.block.layer
+    return llm
+
+
+def _has_window(llm: PreTrainedModel, index: int) -> bool:
+    """Whether the base's class lets its layer of this index see the last positions only."""
+    kinds = getattr(llm.config, "layer_types", None)
+    if kinds:
+        return kinds[index] != "full_attention"
+    return bool(getattr(llm.config, "sliding_window", None))
+
+
+def _write(llm: nn.Module, source: Path, directory: Path) -> None:
+    """Model and tokenizer, whole or not at all."""
+    tokenizer = SpeechProcessor.from_pretrained(source).tokenizer
+    with files.disk_guard(directory), files.filled(directory, last="config.json") as partial:
+        llm.save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
