@@ -46,6 +46,7 @@ class Processor:
     """Stands for the real one: texts that are numbers, and the audio itself."""
 
     sampling_rate = RATE
+    longest_seconds = float("inf")
 
     def training_batch(self, audio, texts, feature_transform=None):
         spectra = [feature_transform(np.abs(np.fft.rfft(clip, 4096))[:2000].reshape(100, 20)) for clip in audio]
@@ -357,6 +358,13 @@ def test_only_clips_of_the_asked_duration(digits, caplog):
     assert "passed over 19 clips" in caplog.text
     with pytest.raises(UserError, match=r"no clip lasts between data.min_duration \(10.0 s\)"):
         next(iter(stream_of(digits, min_duration=10.0)))
+
+
+def test_what_the_encoder_cannot_hear_once_slowed_down_is_passed_over(digits, caplog, monkeypatch):
+    caplog.set_level(logging.INFO, "depthup")
+    monkeypatch.setattr(Processor, "longest_seconds", 1.0)
+    seen = set(sum(texts_of(islice(stream_of(digits, AugmentConfig(speed=[0.8, 1.0])), 30)), []))
+    assert seen == set(range(7)) and "passed over 33 clips not from 0.1 to 0.8 s" in caplog.text
 
 
 AUGMENT = AugmentConfig(speed=[0.9, 1.1], noise="white", gain_db=[-6, 6], time_masks=1, freq_masks=1, tilt_db=6)

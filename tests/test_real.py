@@ -15,9 +15,9 @@ from depthup.data import load_cuts, read_audio
 from depthup.errors import UserError
 from depthup.model.base import embedding_std, load_base_config
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.encoders import encoder_kind
 from depthup.model.packaged import fetch_base
 from depthup.model.processor import SpeechProcessor
-from depthup.model.speech_encoder import build_encoder
 from depthup.model.speech_lm import SpeechLM
 
 pytestmark = pytest.mark.slow
@@ -42,11 +42,11 @@ def make(base_dir: Path, base, shared: Path | None = None, **upscale) -> tuple[S
     name = str(shared / "models/whisper-tiny.en") if shared else "fbank"
     upscale = {"num_layers": 2, "kernel_size": 15, **upscale}
     recipe = Recipe(base=str(base_dir), upscale=UpscaleConfig(**upscale), encoder=EncoderConfig(name=name))
-    encoder = build_encoder(recipe.encoder, None, load_weights=True)
+    encoder = encoder_kind(recipe.encoder).build(load_weights=True)
     config = SpeechLMConfig.from_recipe(
         recipe,
         load_base_config(str(base_dir)),
-        frame_stack=round(encoder.frame_rate / 12.5),
+        frame_stack=round(encoder.kind.frame_rate / 12.5),
         base_embedding_std=embedding_std(base),
         encoder_config=encoder.model.config.to_dict() if shared else None,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,9 @@ class BatchStream(IterableDataset):
         assert isinstance(cuts.data, Sources), "cuts must be what load_cuts gives"
         self.clips = cuts.data
         self.processor = processor
-        self.data = data
+        # Slowed down, a clip must still be one that the encoder hears.
+        heard = processor.longest_seconds * min([1.0, *augment.speed])
+        self.data = data = replace(data, max_duration=min(data.max_duration, heard))
         self.augmenter = Augmenter(augment, processor.sampling_rate)
         self.seed = seed
         self.rank = rank
@@ -73,7 +76,7 @@ class BatchStream(IterableDataset):
         # Here, so that the workers of this process share what it reads.
         self.bucketing = Bucketing(self.clips, data)
         if rank == 0 and (others := self.bucketing.num_clips - self.bucketing.num_fitting):
-            log.info("passed over %d clips outside data.min_duration and data.max_duration", others)
+            log.info("passed over %d clips not from %g to %g s long", others, data.min_duration, data.max_duration)
 
     def skip(self, num_batches: int) -> None:
         """Makes iteration start after this rank's first `num_batches`; they are only planned."""

@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from transformers import AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from depthup.config import AUDIO_MARKER, EncoderConfig
+from depthup.errors import UserError
 from depthup.model.base import fetched
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.encoders import EncoderKind, encoder_kind
+from depthup.model.encoders.kind import FeatureTransform
 from depthup.model.instruction import Instruction
-from depthup.model.speech_encoder import FbankEncoder, WhisperEncoder, build_feature_extractor
 
 IGNORE = -100
 """Label of positions without loss."""
 WORD_MARKS = "\u0120\u2581 "
 """How tokenizers write the space before a word."""
-
-FeatureTransform = Callable[[np.ndarray], np.ndarray]
 
 
 class SpeechProcessor(ProcessorMixin):
@@ -41,7 +42,7 @@ class SpeechProcessor(ProcessorMixin):
         encoder: Optional[dict[str, Any]] = None,
         audio_token_id: int = 0,
         frame_stack: int = 1,
-        waveform_layers: Sequence[Sequence[int]] = (),
+        encoder_config: Optional[dict[str, Any]] = None,
         prompt: str = AUDIO_MARKER,
         **kwargs: Any,
     ) -> None:
@@ -50,78 +51,66 @@ class SpeechProcessor(ProcessorMixin):
             encoder: fields of `EncoderConfig`.
             audio_token_id: placeholder of a speech frame.
             frame_stack: encoder frames per placeholder.
-            waveform_layers: (kernel, stride) of a waveform encoder's convolutions; empty for log-mel encoders.
+            encoder_config: configuration of a Hugging Face encoder; without it the encoder's name is looked up.
             prompt: the recipe's prompt, which `training_batch` and `prompt_batch` put before a transcript.
         """
         self.encoder = encoder or {}
         self.audio_token_id = audio_token_id
         self.frame_stack = frame_stack
-        self.waveform_layers = [list(layer) for layer in waveform_layers]
+        self.encoder_config = encoder_config
         self.prompt = prompt
         super().__init__(feature_extractor, tokenizer)
 
     @classmethod
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
-        encoder = EncoderConfig(**(config.encoder or {}))
         tokenizer = AutoTokenizer.from_pretrained(fetched(config.base), revision=config.base_revision)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.eos_token
-        hf = config.encoder_config or {}
-        layers = list(zip(hf["conv_kernel"], hf["conv_stride"], strict=True)) if "conv_kernel" in hf else []
         return cls(
-            build_feature_extractor(encoder),
+            _kind(config.encoder, config.encoder_config).feature_extractor(),
             tokenizer,
             encoder=config.encoder,
             audio_token_id=config.audio_token_id,
             frame_stack=config.frame_stack,
-            waveform_layers=layers,
+            encoder_config=config.encoder_config,
             prompt=config.prompt,
         )
+
+    @cached_property
+    def kind(self) -> EncoderKind:
+        """What counts features and frames."""
+        return _kind(self.encoder, self.encoder_config)
 
     @property
     def sampling_rate(self) -> int:
         return self.feature_extractor.sampling_rate
 
-    def num_frames(self, input_length: int) -> int:
-        """Speech frames that the LLM gets for a clip of `input_length` features or samples."""
-        length = torch.tensor(input_length)
-        if self.waveform_layers:
-            for kernel, stride in self.waveform_layers:
-                length = (length - kernel) // stride + 1
-        elif self.encoder.get("name") == "fbank":
-            length = FbankEncoder.output_lengths(length)
-        else:
-            length = WhisperEncoder.output_lengths(length)
-        return int((length + self.frame_stack - 1) // self.frame_stack)
-
     @property
-    def _shortest(self) -> int:
-        """Samples that give one frame; Whisper's extractor also reflects the clip at its ends and needs as many."""
-        if not self.waveform_layers:
-            return self.feature_extractor.n_fft
-        samples = 1
-        for kernel, stride in reversed(self.waveform_layers):
-            samples = (samples - 1) * stride + kernel
-        return samples
+    def longest_seconds(self) -> float:
+        """Seconds of the longest clip that the encoder hears."""
+        return math.inf if self.kind.longest is None else self.kind.longest / self.sampling_rate
+
+    def num_frames(self, input_length: int) -> int:
+        """Speech frames that the LLM gets for a clip of `input_length` features."""
+        length = self.kind.output_lengths(torch.tensor(input_length))
+        return int((length + self.frame_stack - 1) // self.frame_stack)
 
     def features(
         self, samples: np.ndarray, transform: Optional[FeatureTransform] = None, device: str = "cpu"
     ) -> np.ndarray:
-        """One clip [samples] at `sampling_rate` -> log-mel [frames, mel bins]; for waveform encoders [samples, 1]."""
-        samples = np.pad(samples, (0, max(0, self._shortest - len(samples))))
-        if self.waveform_layers:
-            values = self.feature_extractor(samples, sampling_rate=self.sampling_rate)["input_values"][0]
-            return np.asarray(values, dtype=np.float32)[:, None]
-        mel = self.feature_extractor(
-            samples,
-            sampling_rate=self.sampling_rate,
-            padding=False,
-            truncation=False,
-            return_tensors="np",
-            device=device,
-        )["input_features"][0].T
-        return np.asarray(transform(mel) if transform else mel, dtype=np.float32)
+        """One clip [samples] at `sampling_rate` -> features [L, F], as the kind of encoder wants them.
+
+        Raises UserError for a clip that is longer than the encoder hears.
+        """
+        kind, seconds = self.kind, len(samples) / self.sampling_rate
+        if seconds > self.longest_seconds:
+            raise UserError(
+                f"a clip of {seconds:.1f} s: the encoder {kind.config.name} hears at most "
+                f"{self.longest_seconds:g} s; cut it into shorter ones, or leave it out with data.max_duration"
+            )
+        samples = np.pad(samples, (0, max(0, kind.shortest - len(samples))))
+        return kind.features(self.feature_extractor, samples, transform, device)
 
     def __call__(
         self,
@@ -220,12 +209,12 @@ class SpeechProcessor(ProcessorMixin):
     def _pad_features(self, features: list[np.ndarray]) -> dict[str, torch.Tensor]:
         if not features:
             return {}
-        tensors = [torch.from_numpy(f) for f in features]
-        padded = torch.nn.utils.rnn.pad_sequence(tensors, batch_first=True)
-        if self.encoder.get("pad_to_30s"):
-            missing = self.feature_extractor.nb_max_frames - padded.shape[1]
-            padded = torch.nn.functional.pad(padded, (0, 0, 0, missing), value=float(padded.min()))
-        return {"input_features": padded, "input_lengths": torch.tensor([len(f) for f in features])}
+        return {"input_features": self.kind.pad(features), "input_lengths": torch.tensor([len(f) for f in features])}
+
+
+def _kind(encoder: Optional[dict[str, Any]], encoder_config: Optional[dict[str, Any]]) -> EncoderKind:
+    hf_config = encoder_config and AutoConfig.for_model(**encoder_config)
+    return encoder_kind(EncoderConfig(**(encoder or {})), hf_config or None)
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

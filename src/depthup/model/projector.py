@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from depthup.model.speech_encoder import frame_mask
+from depthup.model.encoders.kind import frame_mask
 
 
 class Projector(nn.Module):

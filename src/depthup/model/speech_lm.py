@@ -23,11 +23,12 @@ from depthup.model.adapt import adapt_llm, adapters_for, unadapted
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.ctc_head import CtcHead
+from depthup.model.encoders import encoder_kind, load_encoder_config
+from depthup.model.encoders.kind import SpeechEncoder, frame_mask
 from depthup.model.processor import IGNORE, SpeechProcessor
 from depthup.model.projector import Projector
 from depthup.model.quantized import count, quantize
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
-from depthup.model.speech_encoder import build_encoder, encode, frame_mask, load_encoder_config
 from depthup.model.upscale import ModelSummary, insert_layers, inserted_layers
 
 
@@ -56,7 +57,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     _supports_attention_backend = True
 
     def __init__(
-        self, config: SpeechLMConfig, llm: Optional[PreTrainedModel] = None, encoder: Optional[nn.Module] = None
+        self, config: SpeechLMConfig, llm: Optional[PreTrainedModel] = None, encoder: Optional[SpeechEncoder] = None
     ) -> None:
         """`llm` and `encoder` with their weights; without them they are built with random weights."""
         super().__init__(config)
@@ -66,8 +67,9 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             self.llm = llm if llm is not None else AutoModelForCausalLM.from_config(config.make_base_config())
             hidden = self.llm.config.hidden_size
             hf_encoder = config.encoder_config and AutoConfig.for_model(**config.encoder_config)
-            self.encoder = encoder or build_encoder(encoder_config, hf_encoder, load_weights=False)
-            self.projector = Projector(self.encoder.output_size, hidden, config.frame_stack, config.base_embedding_std)
+            self.encoder = encoder or encoder_kind(encoder_config, hf_encoder).build(load_weights=False)
+            kind = self.encoder.kind
+            self.projector = Projector(kind.output_size, hidden, config.frame_stack, config.base_embedding_std)
             self.ctc_head = CtcHead(hidden, config.ctc_outputs) if config.ctc_outputs else None
         self.base_parameters = sum(p.numel() for p in self.llm.parameters())
         upscale = config.upscale_config
@@ -76,7 +78,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             insert_layers(self.llm, upscale, config.seed)
         quantize(self.llm, config.base_quantization)  # after inserted layers have been copied from whole weights
         adapt_llm(self.llm, config.method, LoraConfig(**(config.lora or {})), config.seed)
-        self.encoder.requires_grad_(self.encoder.trains)
+        self.encoder.requires_grad_(kind.trains)
         for parameter in self.parameters():
             if parameter.requires_grad:  # what trains does so in float32, whatever the frozen weights are kept in
                 parameter.data = parameter.data.float()
@@ -106,15 +108,16 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(recipe.seed)
             known = configs.get(recipe.encoder.name)
-            encoder = build_encoder(recipe.encoder, load_encoder_config(known) if known else None, load_weights)
-        stack = _frame_stack(encoder.frame_rate, recipe.encoder.frame_rate)
+            kind = encoder_kind(recipe.encoder, load_encoder_config(known) if known else None)
+            encoder = kind.build(load_weights)
+        stack = _frame_stack(kind.frame_rate, recipe.encoder.frame_rate)
         config = SpeechLMConfig.from_recipe(
             recipe,
             base_config,
             frame_stack=stack,
-            encoder_config=encoder.model.config.to_dict() if hasattr(encoder, "model") else None,
-            encoder_hash=None if encoder.trains or not load_weights else fingerprint(encoder.model),
-            ctc_outputs=_ctc_outputs(recipe, encoder.frame_rate / stack),
+            encoder_config=kind.hf_config.to_dict() if kind.hf_config is not None else None,
+            encoder_hash=None if kind.trains or not load_weights else fingerprint(encoder.model),
+            ctc_outputs=_ctc_outputs(recipe, kind.frame_rate / stack),
         )
         if not load_weights:
             return cls(config, encoder=encoder)
@@ -159,7 +162,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
                 f"{directory}: its base {config.base} has other weights than the ones it was trained on; "
                 "give the right one with base=..."
             )
-        speech_encoder = build_encoder(EncoderConfig(**(config.encoder or {})), None, load_weights=True)
+        speech_encoder = encoder_kind(EncoderConfig(**(config.encoder or {}))).build(load_weights=True)
         if config.encoder_hash and fingerprint(speech_encoder.model) != config.encoder_hash:
             raise UserError(
                 f"{directory}: its speech encoder {(config.encoder or {})['name']} has other weights than the ones it "
@@ -225,7 +228,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         # The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training.
         as_trained = nullcontext() if dtype == torch.float32 else torch.autocast(features.device.type, dtype)
         with as_trained:
-            frames, lengths = encode(self.encoder, features, lengths)
+            frames, lengths = self.encoder(features, lengths)
             embeddings, lengths = self.projector(frames.to(self.projector.linear1.weight.dtype), lengths)
         return embeddings.to(dtype), lengths
 

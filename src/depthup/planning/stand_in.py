@@ -12,12 +12,9 @@ from depthup.config import Recipe
 from depthup.data.replay import text_batch
 from depthup.errors import UserError
 from depthup.model.processor import IGNORE
-from depthup.model.speech_encoder import MEL_FRAME_RATE, WaveformEncoder
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.assumptions import Assumptions
 
-SAMPLING_RATE = 16000
-LONGEST_SECONDS = 30
 TOKENS_BEFORE_SPEECH = 2
 
 Batch = dict[str, Any]
@@ -65,12 +62,12 @@ def speech_batch(
     clips = min(data.max_batch_clips, max(1, int(data.batch_seconds // seconds)))
     if fullest:
         seconds = max(seconds, min(data.batch_seconds / clips, data.max_duration)) / min([1.0, *recipe.augment.speed])
-    waveform = isinstance(model.encoder, WaveformEncoder)
-    rate, size = (SAMPLING_RATE, 1) if waveform else (MEL_FRAME_RATE, mel_bins(model))
+    kind = model.encoder.kind
+    rate, size = kind.feature_rate, kind.feature_size
     lengths = torch.full((clips,), round(seconds * rate))
     lengths[1:] = round(seconds * (1 - assumed.padding) * rate)
-    longest = LONGEST_SECONDS * rate if recipe.encoder.pad_to_30s and not waveform else int(lengths.max())
-    frames = model.projector.output_lengths(model.encoder.output_lengths(lengths))
+    longest = kind.padded_length or int(lengths.max())
+    frames = model.projector.output_lengths(kind.output_lengths(lengths))
     answer = assumed.answer_tokens(seconds)
     columns = int(frames.max()) + assumed.prompt_tokens + answer
     ids = torch.ones(clips, columns, dtype=torch.long)
@@ -95,7 +92,3 @@ def replayed_batch(recipe: Recipe) -> Batch:
     """A batch of replayed text, as `TextReplay` makes them."""
     replay = recipe.replay
     return text_batch(torch.ones(replay.batch_tokens // replay.row_tokens, replay.row_tokens, dtype=torch.long))
-
-
-def mel_bins(model: SpeechLM) -> int:
-    return (model.config.encoder_config or {}).get("num_mel_bins") or (model.config.encoder or {})["num_mel_bins"]

@@ -46,7 +46,7 @@ class Step:
 
 def parts(model: SpeechLM) -> Iterator[tuple[str, nn.Module]]:
     """The modules whose costs are told apart, under the names they are told by."""
-    yield f"encoder ({'trained' if model.encoder.trains else 'frozen'})", model.encoder
+    yield f"encoder ({'trained' if model.encoder.kind.trains else 'frozen'})", model.encoder
     yield "projector", model.projector
     if model.ctc_head is not None:
         yield "CTC head", model.ctc_head

@@ -1,0 +1,142 @@
+"""What a kind of speech encoder is, with its weights and without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import Any, ClassVar, Optional
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
+
+from depthup.config import EncoderConfig
+from depthup.errors import UserError
+
+SAMPLING_RATE = 16000
+FeatureTransform = Callable[[np.ndarray], np.ndarray]
+
+
+class EncoderKind:
+    """One kind of speech encoder: all that depends on the kind, and no weights.
+
+    The processor, the model and the planner ask it, so that features and frames are counted in one place.
+    """
+
+    names: ClassVar[tuple[str, ...]] = ()
+    """Values of `encoder.name` that mean this kind and no Hugging Face model."""
+    model_types: ClassVar[tuple[str, ...]] = ()
+    """`model_type` of the Hugging Face configurations that are of this kind."""
+    feature_rate: float
+    """Features in a second of audio."""
+    feature_size: int
+    """Numbers in a feature."""
+    frame_rate: float
+    """Frames in a second of audio."""
+    output_size: int
+    """Numbers in a frame."""
+    shortest: int = 1
+    """Samples that give one frame; shorter clips are padded with silence."""
+    longest: Optional[int] = None
+    """Samples of the longest clip, where there is a limit."""
+    padded_length: Optional[int] = None
+    """Features that every clip is padded to; else to the longest of its batch."""
+    leaks: bool = False
+    """Padding reaches real frames, so clips go through one at a time."""
+    trains: bool
+    """Whether its weights train."""
+
+    def __init__(self, config: EncoderConfig, hf_config: Optional[PreTrainedConfig] = None) -> None:
+        self.config, self.hf_config, self.trains = config, hf_config, config.train
+
+    def feature_extractor(self) -> Any:
+        """The Hugging Face feature extractor that goes with it, whose settings a checkpoint keeps. Raises UserError."""
+        extractor = from_hub(AutoFeatureExtractor, self.config.name)
+        if extractor.sampling_rate != SAMPLING_RATE:
+            raise UserError(f"encoder {self.config.name}: hears {extractor.sampling_rate} Hz, not {SAMPLING_RATE}")
+        return extractor
+
+    def features(
+        self, extractor: Any, samples: np.ndarray, transform: Optional[FeatureTransform], device: str
+    ) -> np.ndarray:
+        """One clip [samples], neither too short nor too long -> features [L, feature size], float32.
+
+        `transform` masks log-mel features in training; `device` is where they are computed.
+        """
+        raise NotImplementedError
+
+    def pad(self, clips: Sequence[np.ndarray]) -> torch.Tensor:
+        """Features of N clips, each [L, F] -> [N, longest L, F]."""
+        return nn.utils.rnn.pad_sequence([torch.from_numpy(clip) for clip in clips], batch_first=True)
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        """Frames of clips with so many features, [N] -> [N]."""
+        raise NotImplementedError
+
+    def build(self, load_weights: bool) -> SpeechEncoder:
+        """The encoder itself, with random weights where none are loaded. Raises UserError."""
+        return SpeechEncoder(self, self.model(load_weights))
+
+    def model(self, load_weights: bool) -> nn.Module:
+        """The Hugging Face model of which `encode` uses the encoder."""
+        if load_weights:
+            return from_hub(AutoModel, self.config.name, dtype=torch.float32)
+        return AutoModel.from_config(self.hf_config)
+
+    def encode(self, model: nn.Module, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """features [N, L, F], lengths [N] -> frames [N, T, output size], of which `output_lengths` are real.
+
+        A kind that `leaks` gets one clip without padding.
+        """
+        raise NotImplementedError
+
+
+class SpeechEncoder(nn.Module):
+    """A speech encoder of any kind, with its weights."""
+
+    def __init__(self, kind: EncoderKind, model: Optional[nn.Module] = None) -> None:
+        super().__init__()
+        self.kind = kind
+        if model is not None:
+            self.model = model
+
+    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [N, L, F], lengths [N] -> frames [N, T, output size], lengths [N]; frozen, without gradients."""
+        if not self.kind.trains:
+            self.eval()
+        with nullcontext() if self.kind.trains else torch.no_grad():
+            out_lengths = self.kind.output_lengths(lengths)
+            if self.kind.leaks:
+                rows = zip(features.split(1), lengths.split(1), lengths.tolist(), strict=True)
+                clips = [self.frames(row[:, :n], length)[0] for row, length, n in rows]
+                return nn.utils.rnn.pad_sequence(clips, batch_first=True), out_lengths
+            return self.frames(features, lengths), out_lengths
+
+    def frames(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        """As `EncoderKind.encode`."""
+        return self.kind.encode(self.model, features, lengths)
+
+
+def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """[N] -> [N, size] bool, true where a frame is real."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+def halved(lengths: torch.Tensor) -> torch.Tensor:
+    """Frames left of a convolution with kernel 3, stride 2, padding 1."""
+    return (lengths + 1) // 2
+
+
+def from_hub(auto_class: Any, name: str, **kwargs: Any) -> Any:
+    """What a Hugging Face class loads for an encoder's name. Raises UserError."""
+    try:
+        return auto_class.from_pretrained(name, **kwargs)
+    except (OSError, ValueError, ImportError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(f"encoder {name}: cannot load it as a Hugging Face audio encoder ({reason})") from error
+
+
+def load_encoder_config(name: str) -> PreTrainedConfig:
+    """The configuration of a Hugging Face encoder, from the hub, a directory or a `config.json`. Raises UserError."""
+    return from_hub(AutoConfig, name)

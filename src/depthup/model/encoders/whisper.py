@@ -1,0 +1,61 @@
+"""Whisper's encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import PreTrainedConfig
+
+from depthup.config import EncoderConfig
+from depthup.model.encoders.kind import SAMPLING_RATE, frame_mask, halved
+from depthup.model.encoders.mel import LogMel
+
+
+class Whisper(LogMel):
+    """A Whisper encoder on clips of any length up to 30 s, with padding masked; 50 frames a second."""
+
+    model_types = ("whisper",)
+
+    def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:
+        super().__init__(config, hf_config)
+        self.feature_size, self.output_size = hf_config.num_mel_bins, hf_config.d_model
+        self.frame_rate = self.feature_rate / 2
+        self.longest = round(hf_config.max_source_positions / self.frame_rate * SAMPLING_RATE)
+        if config.pad_to_30s:
+            self.padded_length = 2 * hf_config.max_source_positions
+
+    def pad(self, clips: Sequence[np.ndarray]) -> torch.Tensor:
+        if self.padded_length is None:
+            return super().pad(clips)
+        # Silence lies 8 orders of magnitude under a clip's loudest moment, which the extractor scales to 2.
+        padded = torch.empty(len(clips), self.padded_length, self.feature_size)
+        for row, clip in zip(padded, clips, strict=True):
+            row[: len(clip)] = torch.from_numpy(clip)
+            row[len(clip) :] = float(clip.max()) - 2
+        return padded
+
+    def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
+        return halved(lengths)
+
+    def model(self, load_weights: bool) -> nn.Module:
+        whole: Any = super().model(load_weights)
+        return whole.get_encoder()
+
+    def encode(self, model: Any, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        out_lengths = self.output_lengths(lengths)
+        if self.padded_length is not None:
+            return model(features.transpose(1, 2)).last_hidden_state[:, : int(out_lengths.max())]
+        real = frame_mask(lengths, features.shape[1])[:, None]
+        x = F.gelu(model.conv1(features.transpose(1, 2) * real)) * real
+        x = F.gelu(model.conv2(x)).transpose(1, 2)
+        x = x + model.embed_positions.weight[: x.shape[1]]
+        out_real = frame_mask(out_lengths, x.shape[1])
+        mask = None if bool(out_real.all()) else out_real[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        for layer in model.layers:
+            x = layer(x, mask)
+        return model.layer_norm(x)
