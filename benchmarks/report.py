@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-WITHOUT_CTC = ("--train.ctc_weight=0", "--train.ctc_warmup_steps=0", "--train.ctc_after=null")
+WITHOUT_CTC = ("--train.ctc_weight=0", "--train.front_end_steps=0")
 """Changes to a recipe."""
 
 

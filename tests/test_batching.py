@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from packaging.version import Version
-from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, merged, shake, text_ids, tiny_base, tiny_speech_lm
 
 from depthup.model.speech_context import Spans
 
@@ -57,7 +57,7 @@ def test_cached_logits_equal_full_logits(layer, scope):
     with torch.no_grad():
         full = model(**whole).logits
         split = full.shape[1] - 3
-        embeds, speech_ids = model.merge(whole["input_ids"], whole["input_features"], whole["input_lengths"])
+        embeds, speech_ids = merged(model, whole)
         out = model(inputs_embeds=embeds[:, :split], speech_ids=speech_ids[:, :split], use_cache=True)
         steps = [out.logits[:, -1]]
         for i in range(split, full.shape[1]):

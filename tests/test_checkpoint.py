@@ -87,10 +87,10 @@ def test_loaded_in_bfloat16_it_hears_as_it_was_trained_to(tmp_path):
     given = inputs(processor)
     audio = given["input_features"], given["input_lengths"]
     with torch.no_grad():
-        alone = loaded.embed_speech(*audio)[0]
+        alone = loaded.embed_speech(*audio).embeddings
         with torch.autocast("cpu", torch.bfloat16):  # as training computes it
-            assert torch.equal(alone, loaded.embed_speech(*audio)[0])
-        exact = loaded.projector(*loaded.encoder(*audio))[0]
+            assert torch.equal(alone, loaded.embed_speech(*audio).embeddings)
+        exact = loaded.connector(*loaded.encoder(*audio), loaded.get_input_embeddings(), False).embeddings
     assert not torch.equal(alone, exact.bfloat16())
     torch.testing.assert_close(alone.float(), exact, rtol=0.1, atol=0.1)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import FAMILIES, LAYERS, SCOPES, VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.model.ctc_head import spell
+from depthup.model.ctc import spell
 from depthup.transcribe.decoding import can_draft, decode, is_greedy
 
 ENDS = [5, 17, 33, 50, 61, 72]

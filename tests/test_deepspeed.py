@@ -25,7 +25,7 @@ installed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason
 def recipe(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     data = {"train": str(folder / "audio" / "manifest.jsonl"), "batch_seconds": 3, "num_buckets": 2}
-    train = {**TRAIN, "ctc_warmup_steps": 0}
+    train = {**TRAIN, "front_end_steps": 0}
     return save_recipe(folder, upscale=LAYERS, train=train, data={**data, "validation": data["train"]})
 
 

@@ -27,7 +27,7 @@ LAYERS = {"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32, "scope": 
 TRAIN = {
     "max_steps": 6,
     "warmup_steps": 2,
-    "ctc_warmup_steps": 2,
+    "front_end_steps": 2,
     "ctc_weight": 0.3,
     "save_steps": 3,
     "save_total_limit": 5,

@@ -7,7 +7,7 @@ import torch
 from elsewhere import elsewhere
 from tiny import FAMILIES, LAYERS, SCOPES, VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.model.ctc_head import spell
+from depthup.model.ctc import spell
 from depthup.transcribe.decoding import can_draft, decode
 
 UPSCALED = [("depth_upscale", {"layer": layer, "scope": scope}) for layer in LAYERS for scope in SCOPES]

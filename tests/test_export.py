@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from small_run import save_recipe
-from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, merged, shake, text_ids, tiny_base, tiny_speech_lm
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import depthup
@@ -29,7 +29,7 @@ def test_without_its_layers_it_is_the_base_and_with_them_again_itself(family, la
         with model.layers_dropped():
             assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
             assert torch.equal(model.generate(ids, **options), base.generate(ids, **options))
-            embeds, speech_ids = model.merge(heard["input_ids"], heard["input_features"], heard["input_lengths"])
+            embeds, speech_ids = merged(model, heard)
             dropped = model(inputs_embeds=embeds, speech_ids=speech_ids).logits
             assert torch.equal(dropped, base(inputs_embeds=embeds).logits)
         assert torch.equal(model(**heard).logits, before) and not torch.equal(dropped, before)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
+from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, merged, shake, text_ids, tiny_base, tiny_speech_lm
 
 ROWS = [[text_ids(3, 1), clip(33, 2), text_ids(4, 3)], [clip(21, 4), text_ids(6, 5)]]
 
@@ -20,7 +20,7 @@ def test_insertion_changes_no_bit(family, layer, scope, placement):
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
         inputs = inputs_of(ROWS)
-        embeds, speech_ids = model.merge(inputs["input_ids"], inputs["input_features"], inputs["input_lengths"])
+        embeds, speech_ids = merged(model, inputs)
         mask = inputs["attention_mask"]
         heard = model(inputs_embeds=embeds, speech_ids=speech_ids, attention_mask=mask).logits
         assert torch.equal(heard, base(inputs_embeds=embeds, attention_mask=mask).logits)
@@ -33,7 +33,7 @@ def test_insertion_changes_no_bit_with_other_e_branchformers(options, scope):
     model = tiny_speech_lm(base, scope=scope, **options)
     inputs = inputs_of(ROWS)
     with torch.no_grad():
-        embeds, speech_ids = model.merge(inputs["input_ids"], inputs["input_features"], inputs["input_lengths"])
+        embeds, speech_ids = merged(model, inputs)
         heard = model(inputs_embeds=embeds, speech_ids=speech_ids, attention_mask=inputs["attention_mask"]).logits
         assert torch.equal(heard, base(inputs_embeds=embeds, attention_mask=inputs["attention_mask"]).logits)
         changed = shake(model)(inputs_embeds=embeds, speech_ids=speech_ids).logits
@@ -73,7 +73,7 @@ def test_text_is_bit_identical_after_training(family, layer, scope):
         options = {"max_new_tokens": 6, "do_sample": False}
         assert torch.equal(model.generate(alone, **options), base.generate(alone, **options))
         # Beside speech, against the base on a batch of that shape.
-        embeds, speech_ids = model.merge(beside["input_ids"], beside["input_features"], beside["input_lengths"])
+        embeds, speech_ids = merged(model, beside)
         mask = beside["attention_mask"]
         heard = model(inputs_embeds=embeds, speech_ids=speech_ids, attention_mask=mask).logits
         read = base(inputs_embeds=embeds, attention_mask=mask).logits
@@ -117,7 +117,7 @@ def test_what_is_frozen_stays_and_what_trains_moves(name):
         "depth_upscale all": "llm.model.layers.1.block.merge_proj.weight",
         "hybrid": "llm.model.layers.1.block.merge_proj.weight",
     }[name]
-    assert {expected, "projector.linear1.weight", "encoder.conv1.weight"} <= moved
+    assert {expected, "connector.linear1.weight", "encoder.conv1.weight"} <= moved
     base_weights = {n for n in moved if n.startswith("llm.") and "lora_" not in n and ".block." not in n}
     assert bool(base_weights) == (name == "full")
 
@@ -128,7 +128,7 @@ def test_text_before_speech_in_the_cache_is_as_if_seen_at_once():
         model = shake(tiny_speech_lm(layer=layer, scope="from_speech"))
         whole = inputs_of([[text_ids(5, 1), clip(33, 2), text_ids(4, 3)]])
         with torch.no_grad():
-            embeds, speech_ids = model.merge(whole["input_ids"], whole["input_features"], whole["input_lengths"])
+            embeds, speech_ids = merged(model, whole)
             at_once = model(inputs_embeds=embeds, speech_ids=speech_ids).logits
             first = model(inputs_embeds=embeds[:, :5], use_cache=True)
             second = model(

@@ -231,7 +231,7 @@ def test_the_backward_pass_is_told_apart_by_what_trains(recipe_of):
     full = planned_step(recipe_of(["--method=full"])).flops
     assert set(frozen) >= {
         "encoder (trained)",
-        "projector",
+        "connector",
         "base layers (frozen)",
         "inserted layers",
         "LM head, at labels",
@@ -260,7 +260,7 @@ def frozen_attention(base: dict[str, int], inserted: dict[str, int]) -> int:
 def test_a_frozen_encoder_costs_no_backward_pass_and_keeps_nothing(recipe_of):
     step = planned_step(recipe_of(["--encoder.name=whisper"]))
     assert set(step.flops["encoder (frozen)"]) == {"forward"}
-    # Its last frames alone, which the projector's norm reads.
+    # Its last frames alone, which the connector's norm reads.
     assert 0 <= step.saved.get("encoder (frozen)", 0) <= 4 * 16 * 4 * 80
     assert step.peak > step.activations
 
@@ -277,7 +277,7 @@ def test_checkpointing_trades_memory_for_a_second_forward_pass(layer, recipe_of)
         assert spared.flops[part]["forward"] == plain.flops[part]["forward"]
         # A frozen layer's last product need not be made again.
         assert 0.6 < spared.flops[part]["recompute"] / plain.flops[part]["forward"] <= 1
-    assert "recompute" not in spared.flops["projector"]
+    assert "recompute" not in spared.flops["connector"]
 
 
 def test_peaks_of_a_chain_of_known_size():
@@ -327,7 +327,7 @@ def test_time_is_operations_over_what_the_device_reaches_and_the_optimizer_s_tra
 
 def test_warm_up_and_replay_have_batches_of_their_own(recipe_of):
     replay = ["--replay.text=some.txt", "--replay.share=0.25", "--replay.batch_tokens=64", "--replay.row_tokens=32"]
-    changes = ["--method=full", "--train.ctc_weight=0.3", "--train.ctc_warmup_steps=10", "--train.max_steps=40"]
+    changes = ["--method=full", "--train.ctc_weight=0.3", "--train.front_end_steps=10", "--train.max_steps=40"]
     plan = plan_training(recipe_of([*changes, *replay]), CPU, assumed=ASSUMED)
     assert plan.batches == {SPEECH: 30, CTC: 10, TEXT: 10}
     assert plan.hours * 3600 == pytest.approx(40 * plan.steps_by_kind[SPEECH].audio_seconds)
@@ -338,7 +338,7 @@ def test_warm_up_and_replay_have_batches_of_their_own(recipe_of):
     assert distilled.memory.frozen_weights - plan.memory.frozen_weights == plan.model.base_parameters * 4
     with pytest.raises(UserError, match="replay.text"):
         plan_training(recipe_of(replay), CPU, assumed=ASSUMED)
-    with pytest.raises(UserError, match="ctc_warmup_steps"):
+    with pytest.raises(UserError, match="front_end_steps"):
         plan_training(recipe_of(changes), CPU, hours=0.001, assumed=ASSUMED)
 
 

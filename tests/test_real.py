@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import LAYERS, SCOPES, shake
+from tiny import LAYERS, SCOPES, merged, shake
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from depthup.config import DataConfig, EncoderConfig, Recipe, UpscaleConfig
@@ -67,7 +67,7 @@ def test_insertion_changes_no_bit(base_dir, base, shared, layer, scope):
     ids = processor(TEXT)["input_ids"]
     with torch.no_grad():
         assert torch.equal(model(input_ids=ids).logits, base(input_ids=ids).logits)
-        embeds, speech_ids = model.merge(batch["input_ids"], batch["input_features"], batch["input_lengths"])
+        embeds, speech_ids = merged(model, batch)
         mask = batch["attention_mask"]
         heard = model(inputs_embeds=embeds, speech_ids=speech_ids, attention_mask=mask).logits
         assert torch.equal(heard, base(inputs_embeds=embeds, attention_mask=mask).logits)

@@ -115,7 +115,7 @@ def shrunken(recipe: Recipe, directory: Path) -> Recipe:
     recipe.data.train, recipe.data.validation = str(save_recordings(directory / "audio")), None
     recipe.data.batch_seconds, recipe.data.min_duration, recipe.data.num_workers = 3, 0.1, 0
     recipe.train.max_steps, recipe.train.warmup_steps = 1, 0
-    recipe.train.ctc_warmup_steps = min(recipe.train.ctc_warmup_steps, 1)
+    recipe.train.front_end_steps = min(recipe.train.front_end_steps, 1)
     recipe.train.save_steps, recipe.train.report_to = 1000, []
     return recipe
 
@@ -129,11 +129,11 @@ def test_a_shrunken_copy_trains_and_what_is_frozen_stays(name, configs, tmp_path
     before = {key: parameter.clone() for key, parameter in model.named_parameters()}
     trainer = SpeechTrainer(model, SpeechProcessor.build(model.config), recipe)
     trainer.train()
-    assert trainer.state.global_step == 1 + recipe.train.ctc_warmup_steps
+    assert trainer.state.global_step == 1 + recipe.train.front_end_steps
     trained = {key for key, parameter in model.named_parameters() if parameter.requires_grad}
     moved = {key for key, parameter in model.named_parameters() if not torch.equal(parameter, before[key])}
     assert moved <= trained
-    assert any(key.startswith("llm.") for key in moved) and any(key.startswith("projector.") for key in moved)
+    assert any(key.startswith("llm.") for key in moved) and any(key.startswith("connector.") for key in moved)
     assert all(parameter.isfinite().all() for parameter in model.parameters())
 
 

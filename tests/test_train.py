@@ -68,7 +68,7 @@ def test_warm_up_then_loss_with_ctc_and_validation_wer(tmp_path, capfd):
     manifest = str(tmp_path / "audio" / "manifest.jsonl")
     run = train(
         recipe,
-        *("--train.ctc_warmup_steps=4", "--train.ctc_weight=0.3", "--train.max_steps=6", "--train.eval_steps=5"),
+        *("--train.front_end_steps=4", "--train.ctc_weight=0.3", "--train.max_steps=6", "--train.eval_steps=5"),
         *("--train.logging_steps=2", f"--data.validation={manifest}", "--train.eval_clips=4"),
     )
     lines = [line for line in capfd.readouterr().err.splitlines() if "h audio/h" in line]

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen3Config
 
-from depthup.config import EncoderConfig, LoraConfig, Recipe, UpscaleConfig
+from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe, UpscaleConfig
 from depthup.model.base import embedding_std, fingerprint
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.speech_lm import SpeechLM
@@ -53,11 +53,11 @@ def tiny_speech_lm(
     """A SpeechLM around a copy of `base`, with scope, layer and more as keywords."""
     base = base if base is not None else tiny_base()
     lora = LoraConfig(rank=2, speech_only=upscale.pop("lora_speech_only", False))
-    ctc_after, quantization = upscale.pop("ctc_after", None), upscale.pop("quantization", "none")
+    connector, quantization = upscale.pop("connector", "frames"), upscale.pop("quantization", "none")
     upscale = {"num_layers": 2, "kernel_size": 3, **upscale}
     encoder = EncoderConfig(width=16, num_mel_bins=MELS)
     recipe = Recipe(base="tiny", method=method, upscale=UpscaleConfig(**upscale), encoder=encoder, lora=lora)
-    recipe.train.ctc_after, recipe.base_quantization = ctc_after, quantization
+    recipe.connector, recipe.base_quantization = ConnectorConfig(name=connector), quantization
     config = SpeechLMConfig.from_recipe(
         recipe,
         base.config,
@@ -113,3 +113,9 @@ def inputs_of(rows: list[list[Any]], side: str = "right") -> dict[str, torch.Ten
         inputs["input_features"] = torch.nn.utils.rnn.pad_sequence(clips, batch_first=True)
         inputs["input_lengths"] = torch.tensor([len(c) for c in clips])
     return inputs
+
+
+def merged(model: SpeechLM, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Embeddings [B, T, hidden] and speech_ids [B, T] of inputs whose recordings took their places."""
+    heard = model.hear(inputs["input_ids"], inputs["input_features"], inputs["input_lengths"])
+    return heard.inputs_embeds, heard.speech_ids

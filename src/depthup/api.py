@@ -115,7 +115,7 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     refuse_idle(recipe, model.keeps_text)
     processor = SpeechProcessor.build(model.config)
     if recipe.init_from:
-        checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="ctc_head.")
+        checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="connector.ctc_head.")
     if last:
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)

@@ -46,6 +46,24 @@ class EncoderConfig:
 
 
 @dataclass
+class ConnectorConfig:
+    """What stands at the positions of speech."""
+
+    name: str = "frames"
+    """`frames`: the encoder's, stacked and projected. `draft`: what the front end spelled, as the LLM's own token
+    embeddings, with what the frames of each token say; needs few hours of speech."""
+    slices: int = 4
+    """`draft`: equal parts of a token's frames, each of which is averaged."""
+    temperature: float = 0.0
+    """`draft`: in training, drafts are sampled from the front end's own doubts at this temperature, since new speech
+    is spelled worse than the training set; 0 takes the likeliest."""
+
+    def __post_init__(self) -> None:
+        _require(self.slices >= 1, f"connector.slices must be at least 1, not {self.slices}")
+        _require(self.temperature >= 0, f"connector.temperature must not be negative, not {self.temperature}")
+
+
+@dataclass
 class UpscaleConfig:
     """Which layers are inserted, where, and which positions they change."""
 
@@ -108,6 +126,8 @@ class DataConfig:
     """Field or column with the audio."""
     text_field: str = "text"
     """Field or column with the transcript."""
+    transcripts: Literal["as_is", "spoken"] = "as_is"
+    """`spoken` trains on lower case without punctuation, but with apostrophes within words; for sources that differ."""
     batch_seconds: float = 60.0
     """Seconds of audio per batch, on each device."""
     max_batch_clips: int = 256
@@ -175,7 +195,7 @@ class ReplayConfig:
     text: Union[str, list[str]] = field(default_factory=list)
     """UTF-8 file, JSONL with a field `text`, or Hugging Face dataset (`name:split`); or a list of them. None: off."""
     share: float = 0.25
-    """Share of batches that are text, after `ctc_warmup_steps`."""
+    """Share of batches that are text, after `front_end_steps`."""
     loss: Literal["lm", "distill"] = "lm"
     """The text's own next token, or the base's distribution over it (`distill` keeps a copy of the base in memory)."""
     batch_tokens: int = 1024
@@ -195,17 +215,21 @@ class TrainConfig:
     """Optimisation, evaluation during training, and checkpoints."""
 
     max_steps: int = 1000
-    """Optimizer steps with the LM loss, after `ctc_warmup_steps`."""
+    """Optimizer steps with the LM loss, after `front_end_steps`."""
     learning_rate: float = 5e-4
     """Peak rate of the LLM's trained weights (inserted layers, adapters, or all)."""
     speech_learning_rate: float = 1e-3
-    """Peak rate of projector, CTC head and `fbank` encoder."""
+    """Peak rate of connector, CTC head and `fbank` encoder."""
+    encoder_learning_rate: float = 1e-4
+    """Peak rate of a Hugging Face encoder that trains."""
+    encoder_frozen_steps: int = 0
+    """Steps before a Hugging Face encoder begins to train, while a fresh CTC head learns to read it."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     warmup_steps: int = 20
     """Steps of linear warm-up."""
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
-    """Decay after the warm-up, over `max_steps`; before them, in `ctc_warmup_steps`, the rate stays at its peak."""
+    """Decay after the warm-up; `front_end_steps` and `max_steps` each have a warm-up and a decay of their own."""
     max_grad_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -215,11 +239,9 @@ class TrainConfig:
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
     ctc_weight: float = 0.0
-    """Weight of a byte CTC loss on the speech states; 0 turns it off."""
-    ctc_warmup_steps: int = 0
-    """Steps before the others that train the speech stack with CTC alone, in the lower layers only."""
-    ctc_after: Optional[int] = None
-    """Inserted layers below the CTC head; default all. Those above it train with the LM loss only."""
+    """Weight of the byte CTC loss beside the LM loss; with 0 a draft's front end stays as `front_end_steps` left it."""
+    front_end_steps: int = 0
+    """Steps before the others in which encoder and connector learn to spell by CTC alone, without the LLM."""
     ctc_rate: float = 50.0
     """CTC outputs per second; bytes per second it can spell."""
     logging_steps: int = 5
@@ -267,6 +289,7 @@ class Recipe:
     prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"
     """Text before the transcript, `<|audio|>` for the recording. Begin with words: LLMs lean on their first token."""
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    connector: ConnectorConfig = field(default_factory=ConnectorConfig)
     upscale: UpscaleConfig = field(default_factory=UpscaleConfig)
     lora: LoraConfig = field(default_factory=LoraConfig)
     data: DataConfig = field(default_factory=DataConfig)

@@ -21,6 +21,7 @@ from depthup.data.augment import Augmenter
 from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
 from depthup.data.replay import TextReplay
+from depthup.data.transcripts import transcript
 from depthup.errors import UserError
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class BatchStream(IterableDataset):
     def _collate(self, number: int, clips: list[tuple[Cut, np.ndarray]]) -> Batch:
         rng = np.random.default_rng([self.seed, number])
         audio = [self.augmenter.waveform(samples, rng) for _, samples in clips]
-        texts = [str(cut.supervisions[0].text) for cut, _ in clips]
+        texts = [transcript(str(cut.supervisions[0].text), self.data) for cut, _ in clips]
         batch = self.processor.training_batch(
             audio, texts, feature_transform=lambda logmel: self.augmenter.features(logmel, rng)
         )

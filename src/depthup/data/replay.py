@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from depthup.config import Recipe, ReplayConfig
 from depthup.data.cuts import open_dataset
 from depthup.errors import UserError
-from depthup.model.processor import IGNORE
+from depthup.model.positions import IGNORE
 
 # Tells the choices made here from those that augment a batch of the same number.
 STREAM = 7

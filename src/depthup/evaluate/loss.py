@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
+import numpy as np
 from lhotse.cut import Cut
 
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
+from depthup.data.transcripts import transcript
 from depthup.errors import UserError
 from depthup.transcribe.batches import batches_of_like_length, inference
 
 
-def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, limit: int | None = None) -> float:
-    """Mean negative log likelihood in nats per transcript token over the clips of `source` (at most `limit`).
+def readable(clips: Iterable[Cut], processor: Any, data: DataConfig, source: str) -> tuple[list[Cut], list[np.ndarray]]:
+    """The clips whose audio can be read, and their samples; others are left out, or raised with `data.strict`.
 
-    Clips whose audio cannot be read are left out, or raised with `data.strict`. Raises UserError if none is left.
+    Raises UserError if none is left.
     """
     cuts: list[Cut] = []
     audio = []
-    for cut in islice(load_cuts(source, data), limit):
+    for cut in clips:
         try:
             audio.append(read_audio(cut, processor.sampling_rate))
             cuts.append(cut)
@@ -29,10 +32,19 @@ def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, l
                 raise
     if not cuts:
         raise UserError(f"{source}: no clip in it can be read; check the manifest")
+    return cuts, audio
+
+
+def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, limit: int | None = None) -> float:
+    """Mean negative log likelihood in nats per transcript token over the clips of `source` (at most `limit`).
+
+    Clips whose audio cannot be read are left out, or raised with `data.strict`. Raises UserError if none is left.
+    """
+    cuts, audio = readable(islice(load_cuts(source, data), limit), processor, data, source)
     total, tokens = 0.0, 0
     with inference(model):
         for batch in batches_of_like_length([cut.duration for cut in cuts], data.batch_seconds):
-            texts = [str(cuts[i].supervisions[0].text) for i in batch]
+            texts = [transcript(str(cuts[i].supervisions[0].text), data) for i in batch]
             inputs = processor.training_batch([audio[i] for i in batch], texts)
             inputs = {k: v.to(model.device) for k, v in inputs.items() if not k.startswith("ctc")}
             count = int((inputs["labels"] >= 0).sum())

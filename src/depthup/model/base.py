@@ -10,7 +10,14 @@ from typing import Literal, Optional, Union
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from depthup.errors import UserError
 from depthup.model.cpu_kernels import multiplies_bfloat16
@@ -59,6 +66,14 @@ def load_base(name: str, revision: Optional[str], dtype: Union[torch.dtype, Lite
         return AutoModelForCausalLM.from_pretrained(fetched(name), revision=revision, dtype=dtype)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
+
+
+def load_tokenizer(name: str, revision: Optional[str] = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a base; it pads with the end of sequence where it has no padding of its own."""
+    tokenizer = AutoTokenizer.from_pretrained(fetched(name), revision=revision)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
 
 
 def _not_found(name: str, error: Exception) -> str:

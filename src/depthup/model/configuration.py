@@ -35,14 +35,13 @@ class SpeechLMConfig(PreTrainedConfig):
     """Configuration of a Hugging Face speech encoder."""
     encoder_hash: Optional[str] = None
     """Fingerprint of a frozen Hugging Face encoder's weights."""
+    connector: Optional[dict[str, Any]] = None
     frame_stack: int = 1
     """Encoder frames per speech frame of the LLM."""
     upscale: Optional[dict[str, Any]] = None
     lora: Optional[dict[str, Any]] = None
     ctc_outputs: int = 0
-    """CTC outputs per speech frame; 0 without a CTC head."""
-    ctc_after: Optional[int] = None
-    """Inserted layers below the CTC head; None for all."""
+    """CTC outputs per state that the head reads; 0 without a CTC head."""
     audio_token_id: int = 0
     """Placeholder of a speech frame: the first id after the base's vocabulary."""
 
@@ -59,9 +58,9 @@ class SpeechLMConfig(PreTrainedConfig):
             seed=recipe.seed,
             prompt=recipe.prompt,
             encoder=dataclasses.asdict(recipe.encoder),
+            connector=dataclasses.asdict(recipe.connector),
             upscale=dataclasses.asdict(recipe.upscale) if "depth_upscale" in recipe.method else None,
             lora=dataclasses.asdict(recipe.lora) if "lora" in recipe.method else None,
-            ctc_after=recipe.train.ctc_after,
             audio_token_id=base_config.vocab_size,
             **kwargs,
         )

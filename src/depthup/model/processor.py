@@ -9,18 +9,18 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import AutoConfig, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
-from depthup.config import AUDIO_MARKER, EncoderConfig
+from depthup.config import AUDIO_MARKER, ConnectorConfig, EncoderConfig
 from depthup.errors import UserError
-from depthup.model.base import fetched
+from depthup.model.base import load_tokenizer
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.connectors import CONNECTORS
 from depthup.model.encoders import EncoderKind, encoder_kind
 from depthup.model.encoders.kind import FeatureTransform
 from depthup.model.instruction import Instruction
+from depthup.model.positions import IGNORE
 
-IGNORE = -100
-"""Label of positions without loss."""
 WORD_MARKS = "\u0120\u2581 "
 """How tokenizers write the space before a word."""
 
@@ -28,7 +28,8 @@ WORD_MARKS = "\u0120\u2581 "
 class SpeechProcessor(ProcessorMixin):
     """Tokenizer and feature extractor in one.
 
-    Each `<|audio|>` in a text becomes one placeholder id per speech frame; the id lies outside the vocabulary.
+    Each `<|audio|>` in a text becomes one placeholder id per speech frame, or a single one where what is heard decides
+    how many positions the recording takes; the id lies outside the vocabulary.
     """
 
     attributes = ["feature_extractor", "tokenizer"]
@@ -42,6 +43,7 @@ class SpeechProcessor(ProcessorMixin):
         encoder: Optional[dict[str, Any]] = None,
         audio_token_id: int = 0,
         frame_stack: int = 1,
+        positions_from_length: bool = True,
         encoder_config: Optional[dict[str, Any]] = None,
         prompt: str = AUDIO_MARKER,
         **kwargs: Any,
@@ -51,12 +53,14 @@ class SpeechProcessor(ProcessorMixin):
             encoder: fields of `EncoderConfig`.
             audio_token_id: placeholder of a speech frame.
             frame_stack: encoder frames per placeholder.
+            positions_from_length: of the model's connector; without it a recording has one placeholder.
             encoder_config: configuration of a Hugging Face encoder; without it the encoder's name is looked up.
             prompt: the recipe's prompt, which `training_batch` and `prompt_batch` put before a transcript.
         """
         self.encoder = encoder or {}
         self.audio_token_id = audio_token_id
         self.frame_stack = frame_stack
+        self.positions_from_length = positions_from_length
         self.encoder_config = encoder_config
         self.prompt = prompt
         super().__init__(feature_extractor, tokenizer)
@@ -64,15 +68,14 @@ class SpeechProcessor(ProcessorMixin):
     @classmethod
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
-        tokenizer = AutoTokenizer.from_pretrained(fetched(config.base), revision=config.base_revision)
-        if tokenizer.pad_token_id is None:
-            tokenizer.pad_token = tokenizer.eos_token
+        tokenizer = load_tokenizer(config.base, config.base_revision)
         return cls(
             _kind(config.encoder, config.encoder_config).feature_extractor(),
             tokenizer,
             encoder=config.encoder,
             audio_token_id=config.audio_token_id,
             frame_stack=config.frame_stack,
+            positions_from_length=CONNECTORS[ConnectorConfig(**(config.connector or {})).name].positions_from_length,
             encoder_config=config.encoder_config,
             prompt=config.prompt,
         )
@@ -92,7 +95,9 @@ class SpeechProcessor(ProcessorMixin):
         return math.inf if self.kind.longest is None else self.kind.longest / self.sampling_rate
 
     def num_frames(self, input_length: int) -> int:
-        """Speech frames that the LLM gets for a clip of `input_length` features."""
+        """Placeholders of a clip of `input_length` features."""
+        if not self.positions_from_length:
+            return 1
         length = self.kind.output_lengths(torch.tensor(input_length))
         return int((length + self.frame_stack - 1) // self.frame_stack)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Optional
 
 import torch
@@ -56,13 +56,6 @@ class Spans:
         return states.index_put((self.rows[self.real], self.cols[self.real]), update[self.real].to(states.dtype))
 
 
-class Tap:
-    """Where a layer leaves its states. FSDP hands each layer copies of dataclasses, and all of them share this."""
-
-    states: Optional[torch.Tensor] = None
-    """[B, T, D]."""
-
-
 @dataclass
 class SpeechContext:
     """Travels as keyword argument `speech` through the base's forward to every layer."""
@@ -75,8 +68,6 @@ class SpeechContext:
     """Attention mask of causal inserted layers; their keys begin at the first active position."""
     offset: int
     """Positions already in the cache."""
-    tap: Tap = field(default_factory=Tap)
-    """Output of the layer that the CTC head reads, left here by a hook."""
 
     @classmethod
     def build(

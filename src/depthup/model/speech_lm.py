@@ -1,7 +1,8 @@
-"""A text LLM that hears: base model with inserted layers, speech encoder, projector."""
+"""A text LLM that hears: base model with inserted layers, speech encoder, connector."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -16,17 +17,18 @@ from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from depthup import files
-from depthup.config import EncoderConfig, LoraConfig, Recipe
+from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe
 from depthup.errors import UserError
 from depthup.model import checkpoint
 from depthup.model.adapt import adapt_llm, adapters_for, unadapted
-from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, resolve_dtype
+from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, load_tokenizer, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
-from depthup.model.ctc_head import CtcHead
+from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
+from depthup.model.ctc import CtcHead, ctc_loss
 from depthup.model.encoders import encoder_kind, load_encoder_config
 from depthup.model.encoders.kind import SpeechEncoder, frame_mask
-from depthup.model.processor import IGNORE, SpeechProcessor
-from depthup.model.projector import Projector
+from depthup.model.positions import IGNORE, Heard, grow
+from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import count, quantize
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.upscale import ModelSummary, insert_layers, inserted_layers
@@ -68,9 +70,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             hidden = self.llm.config.hidden_size
             hf_encoder = config.encoder_config and AutoConfig.for_model(**config.encoder_config)
             self.encoder = encoder or encoder_kind(encoder_config, hf_encoder).build(load_weights=False)
-            kind = self.encoder.kind
-            self.projector = Projector(kind.output_size, hidden, config.frame_stack, config.base_embedding_std)
-            self.ctc_head = CtcHead(hidden, config.ctc_outputs) if config.ctc_outputs else None
+            self.connector = self._make_connector(hidden)
         self.base_parameters = sum(p.numel() for p in self.llm.parameters())
         upscale = config.upscale_config
         self.scope = upscale.scope if upscale else "all"
@@ -78,23 +78,31 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             insert_layers(self.llm, upscale, config.seed)
         quantize(self.llm, config.base_quantization)  # after inserted layers have been copied from whole weights
         adapt_llm(self.llm, config.method, LoraConfig(**(config.lora or {})), config.seed)
-        self.encoder.requires_grad_(kind.trains)
+        self.encoder.freeze()
         for parameter in self.parameters():
             if parameter.requires_grad:  # what trains does so in float32, whatever the frozen weights are kept in
                 parameter.data = parameter.data.float()
         self.generation_config = self.llm.generation_config
         # FSDP's units: what a base declares may name classes that it does not hold.
         self._no_split_modules = sorted({type(layer).__name__ for layer in self.llm.get_decoder().layers})
-        self.ctc_layer = self._ctc_layer()
-        self.llm.get_decoder().layers[self.ctc_layer].register_forward_hook(_tap, with_kwargs=True)
 
-    def _ctc_layer(self) -> int:
-        """The layer whose speech states the CTC head reads: an inserted one, or the middle of the base without any."""
-        inserted = [layer.layer_idx for layer in inserted_layers(self.llm)]
-        below = self.config.ctc_after
-        if below is not None and not 1 <= below <= len(inserted):
-            raise UserError(f"train.ctc_after {below}: there are {len(inserted)} inserted layers")
-        return inserted[(below or 0) - 1] if inserted else len(self.llm.get_decoder().layers) // 2
+    def _make_connector(self, hidden: int) -> Connector:
+        config = self.config
+        settings = ConnectorConfig(**(config.connector or {}))
+        sizes = Sizes(
+            encoder_width=self.encoder.kind.output_size,
+            hidden=hidden,
+            frame_stack=config.frame_stack,
+            ctc_outputs=config.ctc_outputs,
+            embedding_std=config.base_embedding_std,
+            tokenizer=lambda: load_tokenizer(config.base, config.base_revision),
+        )
+        return CONNECTORS[settings.name](settings, sizes)
+
+    @property
+    def ctc_head(self) -> Optional[CtcHead]:
+        """The head that spells what the front end heard, where there is one."""
+        return self.connector.ctc_head
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, load_weights: bool = True) -> SpeechLM:
@@ -110,7 +118,8 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             known = configs.get(recipe.encoder.name)
             kind = encoder_kind(recipe.encoder, load_encoder_config(known) if known else None)
             encoder = kind.build(load_weights)
-        stack = _frame_stack(kind.frame_rate, recipe.encoder.frame_rate)
+        counted = CONNECTORS[recipe.connector.name].positions_from_length
+        stack = _frame_stack(kind.frame_rate, recipe.encoder.frame_rate) if counted else 1
         config = SpeechLMConfig.from_recipe(
             recipe,
             base_config,
@@ -222,33 +231,56 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
     def get_output_embeddings(self) -> nn.Module:
         return self.llm.get_output_embeddings()
 
-    def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """input_features [N, L, F], input_lengths [N] -> speech embeddings [N, frames, hidden], lengths [N]."""
-        dtype = self.llm.dtype
-        # The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training.
-        as_trained = nullcontext() if dtype == torch.float32 else torch.autocast(features.device.type, dtype)
-        with as_trained:
+    def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor, with_ctc: bool = False) -> Speech:
+        """input_features [N, L, F], input_lengths [N] -> what stands at the positions of speech."""
+        with self._as_trained(features.device):
+            frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
+            speech = self.connector(frames.float(), lengths, self.get_input_embeddings(), with_ctc)
+        return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
+
+    def spelling(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """What the CTC head writes of input_features [N, L, F]: log probabilities [N, O, 257], lengths [N]; no LLM."""
+        with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
-            embeddings, lengths = self.projector(frames.to(self.projector.linear1.weight.dtype), lengths)
-        return embeddings.to(dtype), lengths
+            return self.connector.spelling(frames.float(), lengths)
 
-    def merge(
-        self, input_ids: torch.Tensor, input_features: torch.Tensor, input_lengths: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Put speech embeddings in the place of placeholders.
+    def _as_trained(self, device: torch.device) -> AbstractContextManager:
+        """The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training."""
+        dtype = self.llm.dtype
+        return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
-        Returns embeddings [B, T, hidden] and speech_ids [B, T], 0 for text, else the number of the audio piece.
-        Raises ValueError when placeholders and frames do not match.
+    def hear(
+        self,
+        input_ids: torch.Tensor,
+        input_features: torch.Tensor,
+        input_lengths: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        with_ctc: bool = False,
+    ) -> Heard:
+        """Put speech in the place of placeholders, one per frame, or one per recording that takes what it needs.
+
+        Arguments are those of `forward`. Rows stay padded on the side on which they were; where none was, on the right
+        with labels, else on the left. Raises ValueError when placeholders and speech do not match.
         """
+        speech = self.embed_speech(input_features, input_lengths, with_ctc)
         is_speech = input_ids == self.config.audio_token_id
-        embeddings, lengths = self.embed_speech(input_features, input_lengths)
-        real = frame_mask(lengths, embeddings.shape[1])
-        if int(is_speech.sum()) != int(lengths.sum()):
-            raise ValueError(f"{int(is_speech.sum())} placeholders in input_ids for {int(lengths.sum())} speech frames")
+        if not self.connector.positions_from_length:
+            if int(is_speech.sum()) != len(speech.lengths):
+                raise ValueError(f"{int(is_speech.sum())} placeholders for {len(speech.lengths)} recordings")
+            grown = grow(input_ids, is_speech, speech.lengths, attention_mask, labels)
+            input_ids, attention_mask, labels = grown
+            is_speech = input_ids == self.config.audio_token_id
+        if int(is_speech.sum()) != int(speech.lengths.sum()):
+            raise ValueError(
+                f"{int(is_speech.sum())} placeholders in input_ids for {int(speech.lengths.sum())} speech frames"
+            )
+        real = frame_mask(speech.lengths, speech.embeddings.shape[1])
         embeds = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
-        embeds = embeds.masked_scatter(is_speech[..., None], embeddings[real].to(embeds.dtype))
-        pieces = torch.arange(1, len(lengths) + 1, device=input_ids.device)
-        return embeds, torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(lengths))
+        embeds = embeds.masked_scatter(is_speech[..., None], speech.embeddings[real].to(embeds.dtype))
+        pieces = torch.arange(1, len(speech.lengths) + 1, device=input_ids.device)
+        speech_ids = torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(speech.lengths))
+        return Heard(input_ids, embeds, speech_ids, attention_mask, labels, speech)
 
     def forward(
         self,
@@ -280,21 +312,23 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
             ctc_labels, ctc_label_lengths: [N, L] bytes + 1 and [N], for the CTC head.
-            ctc_weight: weight of the CTC loss. ctc_only: that loss alone, running no layer above the CTC head's.
+            ctc_weight: weight of the CTC loss. ctc_only: that loss alone, without the LLM.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
             return_ctc: with speech and a CTC head, give a `SpeechLMOutput`.
         """
         if ctc_only:
             assert input_features is not None and input_lengths is not None
-            embeddings, lengths = self.embed_speech(input_features, input_lengths)
-            loss = self._ctc_only_loss(embeddings, lengths, ctc_labels, ctc_label_lengths)
-            return CausalLMOutputWithPast(loss=loss)
+            log_probs, lengths = self.spelling(input_features, input_lengths)
+            return CausalLMOutputWithPast(loss=ctc_loss(log_probs, lengths, ctc_labels, ctc_label_lengths))
         if input_features is None and input_ids is not None and bool((input_ids == self.config.audio_token_id).any()):
             raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
+        speech: Optional[Speech] = None
+        with_ctc = return_ctc or bool(ctc_weight)
         if input_features is not None:
             assert input_ids is not None and input_lengths is not None
-            inputs_embeds, speech_ids = self.merge(input_ids, input_features, input_lengths)
-            input_ids = None
+            heard = self.hear(input_ids, input_features, input_lengths, attention_mask, labels, with_ctc)
+            inputs_embeds, speech_ids, speech = heard.inputs_embeds, heard.speech_ids, heard.speech
+            attention_mask, labels, input_ids = heard.attention_mask, heard.labels, None
         if use_cache is None:
             use_cache = labels is None and self.llm.config.use_cache
         if use_cache and past_key_values is None:
@@ -317,21 +351,14 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         with self._adapters(speech_ids, past_key_values, shape):
             if labels is None:
                 outputs = self.llm(**inputs, logits_to_keep=logits_to_keep)
-                return self._with_ctc(outputs, context) if return_ctc else outputs
+                return _with_ctc(outputs, speech) if return_ctc and speech is not None else outputs
             hidden = self.llm.get_decoder()(**inputs).last_hidden_state
         loss = self._label_loss(hidden, labels, num_items_in_batch)
-        if ctc_weight and self.ctc_head is not None and context.spans is not None:
+        if ctc_weight and speech is not None and speech.ctc_log_probs is not None:
             share = 1.0 if num_items_in_batch is None else (labels != IGNORE).sum() / num_items_in_batch
-            states = context.spans.gather(context.tap.states)
-            ctc = self.ctc_head(states, context.spans.real.sum(1), ctc_labels, ctc_label_lengths)
-            loss = loss + ctc_weight * share * ctc
+            spelled = ctc_loss(speech.ctc_log_probs, speech.ctc_lengths, ctc_labels, ctc_label_lengths)
+            loss = loss + ctc_weight * share * spelled
         return CausalLMOutputWithPast(loss=loss)
-
-    def _with_ctc(self, outputs: CausalLMOutputWithPast, context: SpeechContext) -> SpeechLMOutput:
-        assert self.ctc_head is not None and context.spans is not None
-        log_probs = self.ctc_head.log_probs(context.spans.gather(context.tap.states))
-        lengths = context.spans.real.sum(1) * self.ctc_head.outputs
-        return SpeechLMOutput(**outputs, ctc_log_probs=log_probs, ctc_lengths=lengths)
 
     def _context(
         self,
@@ -371,30 +398,17 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
         total = F.cross_entropy(logits, targets[chosen], reduction="sum")
         return total / (chosen.sum().clamp(min=1) if num_items is None else num_items)
 
-    def _ctc_only_loss(
-        self, embeddings: torch.Tensor, lengths: torch.Tensor, labels: Any, label_lengths: Any
-    ) -> torch.Tensor:
-        assert self.ctc_head is not None
-        decoder = self.llm.get_decoder()
-        mask = frame_mask(lengths, embeddings.shape[1]).long()
-        context = self._context(mask, embeddings, mask, None)
-        num_layers = decoder.config.num_hidden_layers
-        decoder.config.num_hidden_layers = self.ctc_layer + 1  # the base's own loop stops there
-        try:
-            decoder(inputs_embeds=embeddings, attention_mask=mask, speech=context, use_cache=False)
-        finally:
-            decoder.config.num_hidden_layers = num_layers
-        return self.ctc_head(context.tap.states, lengths, labels, label_lengths)
-
     def generate(self, input_ids: Optional[torch.Tensor] = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """As any causal LM's; speech is encoded once. Returned prompts hold pad ids where placeholders stood."""
         features, lengths = kwargs.pop("input_features", None), kwargs.pop("input_lengths", None)
         if features is not None:
             assert input_ids is not None
-            embeds, speech_ids = self.merge(input_ids, features, lengths)
-            kwargs.update(inputs_embeds=embeds, speech_ids=speech_ids)
+            heard = self.hear(input_ids, features, lengths, kwargs.get("attention_mask"))
+            kwargs.update(inputs_embeds=heard.inputs_embeds, speech_ids=heard.speech_ids)
+            if heard.attention_mask is not None:
+                kwargs["attention_mask"] = heard.attention_mask
             pad = self.generation_config.pad_token_id or 0
-            input_ids = input_ids.masked_fill(input_ids == self.config.audio_token_id, pad)
+            input_ids = heard.input_ids.masked_fill(heard.speech_ids > 0, pad)
         return super().generate(input_ids, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -421,9 +435,7 @@ class SpeechLM(PreTrainedModel, GenerationMixin):
             rows.append((place, kind, sum(count(p) for p in parameters), trainable))
 
         add("encoder", (self.config.encoder or {})["name"], self.encoder)
-        add("projector", f"{self.config.frame_stack} frames stacked", self.projector)
-        if self.ctc_head is not None:
-            add("ctc head", f"{self.config.ctc_outputs} outputs a frame", self.ctc_head)
+        add("connector", self.connector.config.name, self.connector)
         add("embeddings", "base", self.get_input_embeddings())
         upscale = self.config.upscale_config
         inserted, base_index = {layer.layer_idx for layer in inserted_layers(self.llm)}, 0
@@ -447,13 +459,12 @@ def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:
 
 
 def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
-    wanted = recipe.train.ctc_weight > 0 or recipe.train.ctc_warmup_steps > 0
+    wanted = recipe.train.ctc_weight > 0 or recipe.train.front_end_steps > 0
     return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0
 
 
-def _tap(module: nn.Module, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-    if (context := kwargs.get("speech")) is not None:
-        context.tap.states = output[0] if isinstance(output, tuple) else output
+def _with_ctc(outputs: CausalLMOutputWithPast, speech: Speech) -> SpeechLMOutput:
+    return SpeechLMOutput(**outputs, ctc_log_probs=speech.ctc_log_probs, ctc_lengths=speech.ctc_lengths)
 
 
 AutoConfig.register("depthup", SpeechLMConfig)

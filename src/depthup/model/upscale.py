@@ -153,5 +153,5 @@ class ModelSummary:
     @property
     def share_of_full(self) -> float:
         """Trainable parameters as a share of what full fine-tuning of the same system trains."""
-        front = sum(row[3] for row in self.rows if row[0] in ("encoder", "projector", "ctc head"))
+        front = sum(row[3] for row in self.rows if row[0] in ("encoder", "connector"))
         return self.trainable / (self.base_parameters + front)

@@ -122,11 +122,11 @@ def plan_training(
     settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
     batches_per_step = gpus * settings.gradient_accumulation_steps
     audio = steps[SPEECH].audio_seconds / 3600
-    lm_steps, ctc_steps = settings.max_steps, settings.ctc_warmup_steps
+    lm_steps, ctc_steps = settings.max_steps, settings.front_end_steps
     if hours is not None:
         left = hours * (epochs or 1.0) - ctc_steps * batches_per_step * audio
         if left <= 0:
-            raise UserError(f"--hours {hours:g}: train.ctc_warmup_steps {ctc_steps} hear more than that already")
+            raise UserError(f"--hours {hours:g}: train.front_end_steps {ctc_steps} hear more than that already")
         lm_steps = math.ceil(left / audio / (1 - share) / batches_per_step)
     batches = {SPEECH: lm_steps * batches_per_step * (1 - share)}
     if CTC in steps:
@@ -177,7 +177,7 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     batch, usual_seconds = speech_batch(model, recipe, assumed, has_ctc)
     found = {SPEECH: measure(model, batch, loss, usual_seconds, mixed)}
     found[FULLEST] = found[SPEECH] if seconds == usual_seconds else measure(model, full, loss, seconds, mixed)
-    if settings.ctc_warmup_steps:
+    if settings.front_end_steps:
         found[CTC] = measure(model, batch, lambda b: model(**b, ctc_only=True).loss, usual_seconds, mixed)
     refuse_idle(recipe, model.keeps_text)
     if recipe.replay.text:

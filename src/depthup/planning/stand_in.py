@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from depthup.config import Recipe
 from depthup.data.replay import text_batch
 from depthup.errors import UserError
-from depthup.model.processor import IGNORE
+from depthup.model.connectors.draft import Draft, DraftConnector
+from depthup.model.positions import IGNORE
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.assumptions import Assumptions
 
@@ -67,8 +69,14 @@ def speech_batch(
     lengths = torch.full((clips,), round(seconds * rate))
     lengths[1:] = round(seconds * (1 - assumed.padding) * rate)
     longest = kind.padded_length or int(lengths.max())
-    frames = model.projector.output_lengths(kind.output_lengths(lengths))
     answer = assumed.answer_tokens(seconds)
+    encoded = kind.output_lengths(lengths)
+    if isinstance(model.connector, DraftConnector):
+        # In place of what would be spelled.
+        model.connector.read = partial(_drafts, answer, model.config.ctc_outputs)  # type: ignore[method-assign]
+        frames = torch.ones_like(encoded)
+    else:
+        frames = model.connector.output_lengths(encoded)
     columns = int(frames.max()) + assumed.prompt_tokens + answer
     ids = torch.ones(clips, columns, dtype=torch.long)
     place = torch.arange(columns)
@@ -86,6 +94,14 @@ def speech_batch(
         batch["ctc_labels"] = torch.ones(clips, spelled, dtype=torch.long)
         batch["ctc_label_lengths"] = torch.full((clips,), spelled)
     return batch, float(lengths.sum()) / rate
+
+
+def _drafts(tokens: int, outputs: int, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Draft]:
+    """Drafts of as many tokens as transcripts have."""
+    return [
+        Draft([0] * tokens, [max(1, length * (n + 1) // tokens // outputs) for n in range(tokens)])
+        for length in lengths.tolist()
+    ]
 
 
 def replayed_batch(recipe: Recipe) -> Batch:

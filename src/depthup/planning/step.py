@@ -47,9 +47,7 @@ class Step:
 def parts(model: SpeechLM) -> Iterator[tuple[str, nn.Module]]:
     """The modules whose costs are told apart, under the names they are told by."""
     yield f"encoder ({'trained' if model.encoder.kind.trains else 'frozen'})", model.encoder
-    yield "projector", model.projector
-    if model.ctc_head is not None:
-        yield "CTC head", model.ctc_head
+    yield "connector", model.connector
     yield "embeddings", model.get_input_embeddings()
     for layer in model.llm.get_decoder().layers:
         yield _kind(layer), layer

@@ -65,6 +65,10 @@ class ProgressLine(TrainerCallback):
                 self.wer = logs["eval_wer"]
                 told += f"  WER {self.wer:6.1%}"
             print(f"step {state.global_step:>5}/{state.max_steps}  {told}", file=sys.stderr)
+        if "eval_ctc_wer" in logs:
+            self.wer = logs["eval_ctc_wer"]
+            spelled = f"front end: CER {logs['eval_ctc_cer']:6.1%}  WER {self.wer:6.1%}"
+            print(f"step {state.global_step:>5}/{state.max_steps}  {spelled}", file=sys.stderr)
         if "loss" not in logs:
             return
         began, first_step, first_audio = self.start

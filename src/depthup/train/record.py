@@ -51,7 +51,7 @@ class Record(TrainerCallback):
         """
         summary = model.summary()
         upscale = recipe.upscale if "depth_upscale" in recipe.method else None
-        ctc_steps = recipe.train.ctc_warmup_steps
+        ctc_steps = recipe.train.front_end_steps
         resumed_at = state.global_step - len(self.step_seconds)
         with_lm = self.step_seconds[max(0, ctc_steps - resumed_at) :]
         told = {
@@ -82,6 +82,6 @@ class Record(TrainerCallback):
 
 
 def _kept(entry: dict[str, float]) -> Optional[dict[str, float]]:
-    keys = ("step", "audio_hours", "loss", "eval_loss", "eval_wer")
+    keys = ("step", "audio_hours", "loss", "eval_loss", "eval_wer", "eval_ctc_cer", "eval_ctc_wer")
     kept = {key: entry[key] for key in keys if key in entry}
     return kept if len(kept) > 2 else None

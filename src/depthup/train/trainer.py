@@ -21,6 +21,7 @@ from depthup.data import BatchStream, load_cuts
 from depthup.data.replay import TextReplay, distillation
 from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
+from depthup.evaluate.spelling import evaluate_spelling
 from depthup.model import checkpoint
 from depthup.model.base import resolve_dtype
 from depthup.model.cpu_kernels import fast_kernels
@@ -37,7 +38,7 @@ STATE = "trainer_state.json"
 
 
 class SpeechTrainer(Trainer):
-    """Trains a `SpeechLM` as a recipe says. `train.ctc_warmup_steps` come before `train.max_steps`."""
+    """Trains a `SpeechLM` as a recipe says. `train.front_end_steps` come before `train.max_steps`."""
 
     optimizer: Any
     lr_scheduler: Any
@@ -53,7 +54,7 @@ class SpeechTrainer(Trainer):
         engine.set_up(self.accelerator, model, recipe)
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
-        self.add_callback(ProgressLine(recipe.train.ctc_warmup_steps, lambda: self.audio_seconds))
+        self.add_callback(ProgressLine(recipe.train.front_end_steps, lambda: self.audio_seconds))
         self.record = Record()
         self.add_callback(self.record)
         self.finite = FiniteSteps(recipe.train.on_nan, recipe.output_dir, self.args.device)
@@ -90,7 +91,7 @@ class SpeechTrainer(Trainer):
         recipe = self.recipe
         if not recipe.replay.text:
             return None
-        first = recipe.train.ctc_warmup_steps * self._batches_per_step
+        first = recipe.train.front_end_steps * self._batches_per_step
         return TextReplay(recipe.replay, self.processing_class.tokenizer, recipe.seed, first)
 
     @property
@@ -104,21 +105,27 @@ class SpeechTrainer(Trainer):
         return load_rest(last)["batches"] if last else 0
 
     def create_optimizer(self, model: Optional[nn.Module] = None) -> torch.optim.Optimizer:
-        """AdamW over what trains: the LLM's weights and the speech front end, each at its own rate."""
+        """AdamW over what trains: LLM, Hugging Face encoder and the rest of the front end, each at its own rate."""
         if self.optimizer is None:
-            settings = self.recipe.train
-            groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+            groups: dict[tuple[str, bool], list[nn.Parameter]] = {}
             for name, parameter in self.model.named_parameters():
                 if parameter.requires_grad:
-                    groups.setdefault((name.startswith("llm."), parameter.ndim > 1), []).append(parameter)
+                    groups.setdefault((self._part(name), parameter.ndim > 1), []).append(parameter)
+            settings = self.recipe.train
+            rates = {
+                "llm": settings.learning_rate,
+                "encoder": settings.encoder_learning_rate,
+                "front end": settings.speech_learning_rate,
+            }
             self.optimizer = torch.optim.AdamW(
                 [
                     {
                         "params": parameters,
-                        "lr": settings.learning_rate if in_llm else settings.speech_learning_rate,
+                        "lr": rates[part],
                         "weight_decay": settings.weight_decay if is_matrix else 0.0,
+                        "part": part,
                     }
-                    for (in_llm, is_matrix), parameters in groups.items()
+                    for (part, is_matrix), parameters in groups.items()
                 ],
                 betas=(0.9, 0.98),
                 fused=True,  # a fifth of the time, on CPUs too, and it can leave out a step without asking the device
@@ -127,19 +134,36 @@ class SpeechTrainer(Trainer):
                 self.finite.watch(self.optimizer)
         return self.optimizer
 
+    def _part(self, name: str) -> str:
+        """Which of the three rates a parameter of this name learns at."""
+        if name.startswith("llm."):
+            return "llm"
+        return "encoder" if name.startswith("encoder.") and self.recipe.encoder.name != "fbank" else "front end"
+
     def create_scheduler(
         self, num_training_steps: int, optimizer: Optional[torch.optim.Optimizer] = None
     ) -> torch.optim.lr_scheduler.LRScheduler:
-        """The recipe's schedule over the steps with the LM loss; the CTC steps before them warm up and stay."""
+        """The recipe's schedule, once over `front_end_steps` and once over `max_steps`, each with its own warm-up."""
         if self.lr_scheduler is None:
             settings, optimizer = self.recipe.train, optimizer or self.optimizer
-            warm, ctc_steps = settings.warmup_steps, settings.ctc_warmup_steps
-            later = get_scheduler(settings.lr_schedule, optimizer, warm, settings.max_steps).lr_lambdas[0]
+            alone, frozen = settings.front_end_steps, settings.encoder_frozen_steps
 
-            def factor(step: int) -> float:
-                return later(step - ctc_steps) if step >= ctc_steps else min(1.0, step / max(1, warm))
+            def schedule(steps: int) -> Callable[[int], float]:
+                warm = min(settings.warmup_steps, steps)
+                return get_scheduler(settings.lr_schedule, optimizer, warm, steps).lr_lambdas[0]
 
-            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+            of_front_end, of_llm = schedule(alone), schedule(settings.max_steps)
+
+            def usual(step: int) -> float:
+                return of_llm(step - alone) if step >= alone else of_front_end(step)
+
+            def of_encoder(step: int) -> float:
+                # Its own warm-up begins where the head can read it.
+                warmed = max(0, step - frozen) / max(1, settings.warmup_steps) if frozen else 1.0
+                return min(1.0, warmed) * usual(step)
+
+            factors = [of_encoder if group["part"] == "encoder" else usual for group in optimizer.param_groups]
+            self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factors)
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -159,7 +183,7 @@ class SpeechTrainer(Trainer):
     ) -> torch.Tensor:
         """A sum over labels, divided by the labels of all ranks; times the ranks, since DDP averages over them."""
         settings = self.recipe.train
-        ctc_only = self.state.global_step < settings.ctc_warmup_steps
+        ctc_only = self.state.global_step < settings.front_end_steps
         accumulation = self.args.gradient_accumulation_steps
         if not self.model.config.ctc_outputs:
             del inputs["ctc_labels"], inputs["ctc_label_lengths"]
@@ -200,10 +224,15 @@ class SpeechTrainer(Trainer):
         self._finish()
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        """Validation loss and WER, logged as `eval_loss` and `eval_wer`; nothing while only CTC trains."""
+        """Validation loss and WER, logged as `eval_loss` and `eval_wer`; in `front_end_steps` the CTC head's."""
         metrics: dict[str, float] = {}
-        if self.recipe.data.validation and self.state.global_step > self.recipe.train.ctc_warmup_steps:
-            metrics = {"eval_loss": self._validate(validation_loss), "eval_wer": self._validate(evaluate_asr).wer}
+        if self.recipe.data.validation:
+            if self.state.global_step > self.recipe.train.front_end_steps:
+                metrics["eval_loss"] = self._validate(validation_loss)
+                metrics["eval_wer"] = self._validate(evaluate_asr).wer
+            else:
+                spelled = self._validate(evaluate_spelling)
+                metrics |= {"eval_ctc_cer": spelled.cer, "eval_ctc_wer": spelled.wer}
             self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
@@ -311,7 +340,7 @@ def step_of(checkpoint: Path) -> int:
 def training_arguments(recipe: Recipe) -> TrainingArguments:
     """The Trainer's arguments for a recipe."""
     settings = recipe.train
-    steps = settings.ctc_warmup_steps + settings.max_steps
+    steps = settings.front_end_steps + settings.max_steps
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(Path(recipe.output_dir) / "tensorboard")  # the Trainer's only way
     return TrainingArguments(
         output_dir=recipe.output_dir,
@@ -332,7 +361,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         bf16=resolve_dtype(recipe.dtype) == torch.bfloat16 and not engine.partitions(),
         use_cpu=not torch.cuda.is_available(),
         # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
-        ddp_find_unused_parameters=settings.ctc_warmup_steps > 0 or bool(recipe.replay.text),
+        ddp_find_unused_parameters=settings.front_end_steps > 0 or bool(recipe.replay.text),
         # FSDP: gradients of every batch go to their shards, since whole ones would need the memory that sharding saves.
         accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": engine.shards()}},
         ignore_data_skip=True,  # the stream itself stands where it stood

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from depthup.model.cpu_kernels import fast_kernels
-from depthup.model.ctc_head import spell
+from depthup.model.ctc import spell
 from depthup.transcribe.decoding import can_draft, decode, is_greedy
 from depthup.transcribe.options import Options, Partial, default_batch_seconds
 from depthup.transcribe.transcript import Segment

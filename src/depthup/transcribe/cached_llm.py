@@ -8,22 +8,31 @@ import torch
 import torch.nn.functional as F
 from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer
 
+from depthup.model.connectors import Speech
 from depthup.model.speech_context import NEVER, InsertedCacheLayer
 
 
 class CachedLLM:
     """An LLM with the cache of a batch, in which some positions are masked."""
 
-    def __init__(self, model: Any, mask: torch.Tensor) -> None:
-        self.model, self.mask, self.passes = model, mask, 0
-        self.positions = mask.cumsum(1)[:, -1]  # [B] of the next token
-        self.steps = torch.arange(0, device=mask.device)  # places in the last blocks
+    def __init__(self, model: Any, inputs: dict[str, torch.Tensor], with_ctc: bool) -> None:
+        """Run the prompts `inputs`; with `with_ctc` what the CTC head says of their speech is in `speech` too."""
+        self.model, self.passes = model, 0
         self.cache = DynamicCache(config=model.llm.config)
-
-    def prefill(self, inputs: dict[str, torch.Tensor], with_ctc: bool) -> Any:
-        """The prompts, and what the CTC head says of their speech where that is wanted."""
-        positions = (self.mask.cumsum(1) - 1).clamp(min=0)
-        return self._run(**inputs, position_ids=positions, logits_to_keep=1, return_ctc=with_ctc)
+        self.speech: Optional[Speech] = None
+        if "input_features" in inputs:
+            heard = model.hear(**inputs, with_ctc=with_ctc)
+            self.speech, self.mask = heard.speech, heard.attention_mask
+            prompt = {"inputs_embeds": heard.inputs_embeds, "speech_ids": heard.speech_ids}
+        else:
+            self.mask = inputs["attention_mask"]
+            prompt = {"input_ids": inputs["input_ids"]}
+        self.positions = self.mask.sum(1)  # [B] of the next token
+        self.steps = torch.arange(0, device=self.mask.device)  # places in the last blocks
+        places = (self.mask.cumsum(1) - 1).clamp(min=0)
+        out = self._run(**prompt, attention_mask=self.mask, position_ids=places, logits_to_keep=1)
+        self.first = out.logits[:, -1].argmax(-1).tolist()
+        """The likeliest token after each prompt."""
 
     def run(self, blocks: list[list[int]]) -> list[list[int]]:
         """The likeliest token after each token of each row's block."""

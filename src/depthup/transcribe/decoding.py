@@ -82,7 +82,7 @@ def decode(
 
 @dataclass(eq=False)
 class Answering:
-    """An answer that is being written: its limit, the LLM's own next token, what may follow it, and what precedes it."""
+    """An answer that is being written: its limit, the LLM's own next token, what may follow, and what precedes it."""
 
     tag: Any
     limit: int
@@ -131,10 +131,12 @@ class Decoding:
         """Run the prompts. `tags` are what rows are known by, by default their numbers; all else as for `decode`."""
         ends = model.generation_config.eos_token_id
         self.ends, self.word_starts = set(ends if isinstance(ends, list) else [ends]), word_starts
-        self.llm = CachedLLM(model, inputs["attention_mask"])
-        out = self.llm.prefill(inputs, with_ctc=guess is not None)
-        first = out.logits[:, -1].argmax(-1).tolist()
-        guesses = guess(out.ctc_log_probs, out.ctc_lengths) if guess is not None else [[]] * len(first)
+        self.llm = CachedLLM(model, inputs, with_ctc=guess is not None)
+        first, speech = self.llm.first, self.llm.speech
+        guesses: Sequence[list[int]] = [[]] * len(first)
+        if guess is not None and speech is not None and speech.ctc_log_probs is not None:
+            assert speech.ctc_lengths is not None
+            guesses = guess(speech.ctc_log_probs, speech.ctc_lengths)
         tags = range(len(first)) if tags is None else tags
         self.rows = [
             Answering(tag, limit, own, _realign(list(rest), own, word_starts))

@@ -28,6 +28,8 @@ class EncoderKind:
     """Values of `encoder.name` that mean this kind and no Hugging Face model."""
     model_types: ClassVar[tuple[str, ...]] = ()
     """`model_type` of the Hugging Face configurations that are of this kind."""
+    never_train: ClassVar[tuple[str, ...]] = ()
+    """Parts of names of weights that stay as they are, even where the encoder trains."""
     feature_rate: float
     """Features in a second of audio."""
     feature_size: int
@@ -101,17 +103,28 @@ class SpeechEncoder(nn.Module):
         if model is not None:
             self.model = model
 
-    def forward(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """features [N, L, F], lengths [N] -> frames [N, T, output size], lengths [N]; frozen, without gradients."""
+    def forward(
+        self, features: torch.Tensor, lengths: torch.Tensor, taught: bool = True
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """features [N, L, F], lengths [N] -> frames [N, T, output size], lengths [N].
+
+        Without gradients when it is frozen, or nothing in this pass is `taught` to it.
+        """
         if not self.kind.trains:
             self.eval()
-        with nullcontext() if self.kind.trains else torch.no_grad():
+        with nullcontext() if self.kind.trains and taught else torch.no_grad():
             out_lengths = self.kind.output_lengths(lengths)
             if self.kind.leaks:
                 rows = zip(features.split(1), lengths.split(1), lengths.tolist(), strict=True)
                 clips = [self.frames(row[:, :n], length)[0] for row, length, n in rows]
                 return nn.utils.rnn.pad_sequence(clips, batch_first=True), out_lengths
             return self.frames(features, lengths), out_lengths
+
+    def freeze(self) -> None:
+        """Let train what the kind says trains."""
+        for name, parameter in self.named_parameters():
+            stays = any(part in name for part in self.kind.never_train)
+            parameter.requires_grad_(self.kind.trains and not stays)
 
     def frames(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """As `EncoderKind.encode`."""

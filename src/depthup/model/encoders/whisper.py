@@ -20,6 +20,7 @@ class Whisper(LogMel):
     """A Whisper encoder on clips of any length up to 30 s, with padding masked; 50 frames a second."""
 
     model_types = ("whisper",)
+    never_train = ("conv", "embed_positions")
 
     def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:
         super().__init__(config, hf_config)
@@ -44,7 +45,10 @@ class Whisper(LogMel):
 
     def model(self, load_weights: bool) -> nn.Module:
         whole: Any = super().model(load_weights)
-        return whole.get_encoder()
+        model = whole.get_encoder()
+        if self.trains and not torch.cuda.is_available():
+            model.set_attn_implementation("eager")  # the fused kernel's backward pass takes three times as long on CPUs
+        return model
 
     def encode(self, model: Any, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         out_lengths = self.output_lengths(lengths)
