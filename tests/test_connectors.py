@@ -119,9 +119,12 @@ def test_what_frames_say_does_not_depend_on_padding():
     connector = draft_lm().connector
     shake(connector)
     frames = torch.randn(1, 20, connector.sizes.encoder_width)
-    ends = torch.tensor([[3, 3, 11, 20]])
-    padded = torch.nn.functional.pad(frames, (0, 0, 0, 9), value=7.0)
-    assert torch.equal(connector._said(frames, ends), connector._said(padded, ends))
+    ends = torch.tensor([[3, 3, 19, 20]])
+    alone = connector._said(frames, ends)
+    more_frames = torch.nn.functional.pad(frames, (0, 0, 0, 9), value=7.0)
+    assert torch.equal(alone, connector._said(more_frames, ends))
+    more_tokens = torch.nn.functional.pad(ends, (0, 2))
+    assert torch.equal(alone, connector._said(frames, more_tokens)[:, :4])
 
 
 def test_the_lm_loss_does_not_reach_the_encoder_and_ctc_does():

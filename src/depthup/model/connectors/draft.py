@@ -27,8 +27,7 @@ class Draft:
     ids: list[int]
     """Tokens of the base's tokenizer; empty where nothing was heard."""
     ends: list[int]
-    """For each token the encoder frame before which its frames end; those of the first begin at 0. Only the last token's
-    may lie behind the last frame."""
+    """For each token the encoder frame before which its frames end; those of the first begin at 0."""
 
 
 class DraftConnector(Connector):
@@ -107,7 +106,7 @@ class DraftConnector(Connector):
 
     def _said(self, frames: torch.Tensor, ends: torch.Tensor) -> torch.Tensor:
         """frames [N, T, width], ends [N, L] -> [N, L, hidden]: each token's frames in slices, their means projected."""
-        starts = F.pad(ends[:, :-1], (1, 0))
+        starts = F.pad(ends[:, :-1], (1, 0)).clamp(max=frames.shape[1] - 1)  # of positions that are padding
         ends = torch.maximum(ends, starts + 1)  # several tokens may share a frame
         slices = self.config.slices
         steps = torch.arange(slices + 1, device=ends.device)
