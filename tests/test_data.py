@@ -112,8 +112,8 @@ def test_start_and_duration_choose_the_span(tmp_path):
 @pytest.mark.parametrize(
     ("make", "fields", "message"),
     [
-        (lambda path: path.write_text("not audio"), {}, "cannot read the audio"),
-        (lambda path: soundfile.write(path, np.zeros(0), RATE), {}, "is empty"),
+        (lambda path: path.write_text("not audio"), {}, "cannot be read as audio"),
+        (lambda path: soundfile.write(path, np.zeros(0), RATE), {}, "has no samples"),
         (lambda path: soundfile.write(path, np.full(RATE, np.nan), RATE, subtype="FLOAT"), {}, "NaN or infinite"),
         (lambda path: soundfile.write(path, np.full(RATE, np.inf), RATE, subtype="FLOAT"), {}, "NaN or infinite"),
         (lambda path: soundfile.write(path, sine(1, RATE), RATE), {"duration": 0}, "zero duration"),

@@ -251,9 +251,9 @@ def test_bad_clips_are_skipped_counted_and_named_or_stop_a_strict_run(tmp_path, 
     assert texts(tmp_path / "out") == ["clip 0", "clip 9"] and manifest["clips"] == 2
     assert [shard["number"] for shard in manifest["shards"]] == [0, 4]
     assert {kind: found["clips"] for kind, found in manifest["skipped"].items()} == {
-        "cannot read the audio": 1,
+        "cannot be read as audio": 1,
         "no such audio file": 1,
-        "the audio file is empty": 1,
+        "has no samples": 1,
         "the audio has NaN or infinite samples": 1,
         "`text` must be a transcript that is not empty, not ' '": 1,
         "no field `text`": 1,
@@ -262,14 +262,14 @@ def test_bad_clips_are_skipped_counted_and_named_or_stop_a_strict_run(tmp_path, 
     for number in range(1, 9):
         assert f"{clips}:{number + 1}: " in caplog.text
     assert "2.wav: no such audio file" in manifest["skipped"]["no such audio file"]["first"][0]
-    with pytest.raises(UserError, match="1.wav: cannot read the audio"):
+    with pytest.raises(UserError, match="1.wav: cannot be read as audio"):
         make_shards(clips, tmp_path / "strict", DataConfig(strict=True))
 
 
 def test_no_usable_clip_at_all(tmp_path, clips):
     for number in range(10):
         (tmp_path / f"{number}.wav").write_text("broken")
-    with pytest.raises(UserError, match="no usable clip; the first: .*0.wav: cannot read the audio"):
+    with pytest.raises(UserError, match="no usable clip; the first: .*0.wav: cannot be read as audio"):
         make_shards(clips, tmp_path / "out")
 
 
@@ -472,7 +472,7 @@ def test_the_command(tmp_path, clips, capsys):
     assert main(["data", clips, "--output", out, "--shard-clips", "4", "--num-workers", "0"]) == 0
     told = capsys.readouterr()
     assert told.out == f"9 clips, 0.00 hours in 3 shards: {out}\n"
-    assert "skipped 1 clips: cannot read the audio" in told.err
+    assert "skipped 1 clips: cannot be read as audio" in told.err
     assert main(["data", "--verify", out]) == 0
     damage(tmp_path / "out" / "shards" / "cuts.000001.jsonl.gz", "cut short")
     capsys.readouterr()
@@ -482,7 +482,7 @@ def test_the_command(tmp_path, clips, capsys):
         ([], "give SOURCE... and --output DIR, or --verify DIR"),
         ([clips], "give SOURCE... and --output DIR"),
         (["--verify", str(tmp_path)], "manifest.json: not there"),
-        ([clips, "--output", str(tmp_path / "s"), "--strict", "--num-workers", "0"], "2.wav: cannot read the audio"),
+        ([clips, "--output", str(tmp_path / "s"), "--strict", "--num-workers", "0"], "2.wav: cannot be read as audio"),
         ([clips, "--output", out, "--shard-clips", "5"], "out: holds shards made with other shard_clips"),
     ]:
         assert main(["data", *words]) == 2

@@ -217,7 +217,7 @@ def bad_file(folder: Path, kind: str) -> Path:
 SAYS = {
     "missing": "no such audio file",
     "text": "cannot be read as audio",
-    "nothing": "cannot be read as audio",
+    "nothing": "is empty, it has 0 bytes",
     "empty": "has no samples",
     "nan": "NaN",
     "infinite": "infinite",
@@ -270,7 +270,7 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch, kind: str):
     assert (transcript.path, transcript.text, transcript.duration) == ("-", "1600", 0.1)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"nonsense")))
     (transcript,) = transcribe_files(Model(), Processor(), ["-"])
-    assert transcript.error.startswith("standard input: cannot be read as audio (Format not recognised)")
+    assert transcript.error.startswith("standard input: cannot be read as audio (in no format that is known")
 
 
 def test_a_long_file_becomes_segments_with_times(tmp_path: Path):

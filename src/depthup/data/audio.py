@@ -2,28 +2,30 @@
 
 from __future__ import annotations
 
-import io
+import logging
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union
 
 import numpy as np
-import soundfile
 import soxr
-from lhotse import MonoCut, Recording, SupervisionSegment
+from lhotse import MonoCut, MultiCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from depthup.errors import UserError
+from depthup.data.reader import BadAudio, Channel, Source, measure, name_of, read
 
-# A file may end a little before its manifest says (rounding, codecs); a file cut short may not.
+log = logging.getLogger("depthup")
+
 MOST_MISSING = 0.1
-# Stands in recordings made here, whose true rate and channels are seen only when the file is read.
+"""Share of a clip that a file may lack or hold too much (rounding, codecs); then the text is another's."""
 NOMINAL_RATE = 16000
-
-
-class BadAudio(UserError):
-    """A clip that cannot be used: unreadable, empty, cut short, or with NaN or infinite samples."""
+"""Stands in recordings made here, whose true rate and channels are seen only when the file is read."""
+MIX = -1
+"""Channel of a cut made here that is the mean of all."""
+LINES = 10_000
+"""Lines about clips that a process remembers, so as not to say the same in every epoch."""
 
 
 def make_cut(
@@ -35,17 +37,20 @@ def make_cut(
     speaker: str | None = None,
     language: str | None = None,
     custom: dict[str, Any] | None = None,
+    channel: int = MIX,
+    whole: bool = False,
 ) -> MonoCut:
     """A cut of `duration` seconds from second `start` of a file or of encoded bytes, without reading the audio.
 
-    Its recording lists no channels, by which `read_audio` knows that rate and channels come from the file.
+    Its recording lists no channels, by which `read_audio` knows that rate and channels come from the file, and no
+    samples where the cut is the `whole` file and `duration` the file's own word.
     """
     kind, content = ("memory", audio) if isinstance(audio, bytes) else ("file", str(audio))
     recording = Recording(
         id=cut_id,
         sources=[AudioSource(type=kind, channels=[], source=content)],
         sampling_rate=NOMINAL_RATE,
-        num_samples=round((start + duration) * NOMINAL_RATE),
+        num_samples=0 if whole else round((start + duration) * NOMINAL_RATE),
         duration=start + duration,
     )
     supervision = SupervisionSegment(
@@ -59,15 +64,15 @@ def make_cut(
         custom=custom or None,
     )
     return MonoCut(
-        id=cut_id, start=start, duration=duration, channel=0, recording=recording, supervisions=[supervision]
+        id=cut_id, start=start, duration=duration, channel=channel, recording=recording, supervisions=[supervision]
     )
 
 
-def header_duration(audio: Union[Path, bytes]) -> float | None:
-    """Seconds of audio by the file's header; None where it cannot be read or says that the file is empty."""
+def audio_duration(audio: Union[Path, bytes]) -> float | None:
+    """Seconds of audio in a file; None where it cannot be read or is empty, which reading it will say."""
     try:
-        return soundfile.info(io.BytesIO(audio) if isinstance(audio, bytes) else audio).duration or None
-    except (OSError, soundfile.LibsndfileError):
+        return measure(audio) or None
+    except BadAudio:
         return None
 
 
@@ -78,57 +83,69 @@ def audio_file(cut: Cut) -> Path | None:
 
 
 def read_audio(cut: Cut, sampling_rate: int) -> np.ndarray:
-    """The cut's samples: mono (mean of its channels) float32 [samples] at `sampling_rate`.
+    """The cut's samples: mono float32 [samples] at `sampling_rate`, of all channels unless the cut names one.
 
-    Raises `BadAudio`, naming the file, where the clip is unreadable, empty, cut short, or has NaN or infinite samples.
+    What a user should know of a clip that can be used is logged in one line, once. Raises `BadAudio`, naming the file,
+    where the clip is unreadable, empty, cut short, longer than its header states, or has samples that are no sound.
     """
-    name = str(audio_file(cut) or cut.id)
+    name = name_of(audio_file(cut) or cut.id)
     if not cut.has_recording:
         raise BadAudio(f"{name}: the cut has no recording; leave it out of the manifest")
     if cut.duration <= 0:
         raise BadAudio(f"{name}: the clip has zero duration; leave it out of the manifest")
-    source = _first_source(cut)
-    if source and not source.channels:
-        samples, rate = _read_span(source, cut.start, cut.duration, name)
-    else:
-        samples, rate = _read_with_lhotse(cut, name)
-    if len(samples) < (1 - MOST_MISSING) * cut.duration * rate or not len(samples):
+    if not isinstance(cut, DataCut) or (source := _readable(cut)) is None:
+        return _read_with_lhotse(cut, name, sampling_rate)
+    whole = cut.recording is not None and not cut.recording.num_samples
+    most = (1 + MOST_MISSING) * cut.duration + MOST_MISSING
+    duration = 2 * most if whole else cut.duration
+    samples, notes = read(source, sampling_rate, cut.start, duration, _channel(cut), name)
+    seconds = len(samples) / sampling_rate
+    if seconds < (1 - MOST_MISSING) * cut.duration - 1 / sampling_rate:
         raise BadAudio(
-            f"{name}: {len(samples) / rate:.2f} s of audio where {cut.duration:.2f} s are expected from second "
-            f"{getattr(cut, 'start', 0):.2f}; correct the manifest or the file"
+            f"{name}: {seconds:.2f} s of audio where {cut.duration:.2f} s are expected from second "
+            f"{cut.start:.2f}; correct the manifest or the file"
         )
-    samples = samples.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(samples).all():
-        raise BadAudio(f"{name}: the audio has NaN or infinite samples; convert it again or leave it out")
-    return soxr.resample(samples, rate, sampling_rate) if rate != sampling_rate else samples
+    if whole and seconds > most:
+        raise BadAudio(f"{name}: has more than the {cut.duration:.2f} s that its header states; convert it again")
+    for note in notes:
+        _say_once(note)
+    return samples
+
+
+@lru_cache(maxsize=LINES)
+def _say_once(line: str) -> None:
+    log.warning("%s", line)
 
 
 def _first_source(cut: Cut) -> AudioSource | None:
     return cut.recording.sources[0] if isinstance(cut, DataCut) and cut.recording else None
 
 
-def _read_span(source: AudioSource, start: float, duration: float, name: str) -> tuple[np.ndarray, int]:
-    """Samples [time, channels] from second `start` on, at most `duration` seconds, and the file's rate."""
-    content = source.source
-    if isinstance(content, str) and not Path(content).is_file():
-        raise BadAudio(f"{name}: no such audio file; correct the path or leave the clip out of the manifest")
-    try:
-        with soundfile.SoundFile(io.BytesIO(content) if isinstance(content, bytes) else content) as file:
-            if not file.frames:
-                raise BadAudio(f"{name}: the audio file is empty; leave it out of the manifest")
-            file.seek(min(round(start * file.samplerate), file.frames))
-            samples = file.read(round(duration * file.samplerate), dtype="float32", always_2d=True)
-            return samples, file.samplerate
-    except (OSError, soundfile.LibsndfileError) as error:
-        raise BadAudio(f"{name}: cannot read the audio ({_one_line(error)}); convert it, e.g. to FLAC") from error
+def _readable(cut: DataCut) -> Source | None:
+    """What a cut is read from if it is a stretch of one file or of bytes; None where Lhotse must put it together."""
+    recording = cut.recording
+    if recording is None or len(recording.sources) != 1 or recording.transforms:
+        return None
+    if isinstance(cut, MultiCut) and cut.num_channels != recording.num_channels:
+        return None
+    (source,) = recording.sources
+    return source.source if source.type in ("file", "memory") else None
 
 
-def _read_with_lhotse(cut: Cut, name: str) -> tuple[np.ndarray, int]:
-    """Samples [time, channels] of any other Lhotse cut (several sources, transforms, mixes), and their rate."""
+def _channel(cut: Cut) -> Channel:
+    return cut.channel if isinstance(cut, MonoCut) and cut.channel != MIX else "mix"
+
+
+def _read_with_lhotse(cut: Cut, name: str, sampling_rate: int) -> np.ndarray:
+    """Samples of any other Lhotse cut (several sources, transforms, mixes); the mean of its channels."""
     try:
-        return np.atleast_2d(cut.load_audio()).T, cut.sampling_rate
+        samples = np.atleast_2d(cut.load_audio()).mean(axis=0, dtype=np.float32)
     except Exception as error:  # Lhotse's many readers share no exception type.
-        raise BadAudio(f"{name}: cannot read the audio ({_one_line(error)})") from error
+        raise BadAudio(f"{name}: cannot be read as audio ({_one_line(error)})") from error
+    if not len(samples) or not np.isfinite(samples).all():
+        raise BadAudio(f"{name}: has no samples, or some that are NaN or infinite; leave it out of the manifest")
+    rate = cut.sampling_rate
+    return soxr.resample(samples, rate, sampling_rate) if rate != sampling_rate else samples
 
 
 def _one_line(error: Exception) -> str:

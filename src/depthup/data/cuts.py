@@ -24,7 +24,7 @@ from lhotse.lazy import count_newlines_fast
 from lhotse.serialization import deserialize_item
 
 from depthup.config import DataConfig
-from depthup.data.audio import audio_file, header_duration, make_cut
+from depthup.data.audio import audio_duration, audio_file, make_cut
 from depthup.data.mixing import Source, Sources
 from depthup.data.shar import is_shar, open_shar
 from depthup.data.spool import Spool
@@ -128,7 +128,7 @@ class ManifestCuts:
         start = _take_seconds(fields, "start", where) or 0.0
         duration = _take_seconds(fields, "duration", where)
         if duration is None:
-            total = header_duration(path)
+            total = audio_duration(path)
             # An unreadable file stays in, at a length no filter drops, so that whoever reads it can count and name it.
             duration = self.config.min_duration if total is None else max(total - start, 0.0)
         return _cut_from_fields(fields, where, path, start, duration, self.config, self.require_text)
@@ -217,7 +217,7 @@ class DatasetCuts:
         if content is None or (content["bytes"] is None and content["path"] is None):
             raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
         audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
-        duration = header_duration(audio) or self.config.min_duration
+        duration = audio_duration(audio) or self.config.min_duration
         return _cut_from_fields(item, where, audio, 0.0, duration, self.config, self.require_text)
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import io
 import json
 import re
 import tempfile
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import soundfile
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
@@ -23,6 +21,7 @@ from lhotse.utils import fastcopy
 from depthup import files
 from depthup.data.audio import BadAudio, audio_file, read_audio
 from depthup.data.cuts import check_text
+from depthup.data.reader import describe
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
 from depthup.data.shard_index import index_shard
 from depthup.errors import UserError
@@ -149,10 +148,9 @@ def _own_rate(cut: Cut) -> int:
     source = cut.recording.sources[0] if isinstance(cut, MonoCut) and cut.recording else None
     if source is None or source.channels:
         return cut.sampling_rate
-    content = source.source
     try:
-        return soundfile.info(io.BytesIO(content) if isinstance(content, bytes) else content).samplerate
-    except (OSError, soundfile.LibsndfileError):
+        return describe(source.source).rate
+    except BadAudio:
         return cut.sampling_rate  # reading it will say what is wrong
 
 
