@@ -12,7 +12,6 @@ import torch
 from safetensors.torch import load_file, save_file
 from small_run import save_base, save_recipe
 from tiny import shake
-from transformers import AutoModelForCausalLM, AutoProcessor
 
 import depthup
 from depthup.config import UpscaleConfig
@@ -93,14 +92,6 @@ def test_loaded_in_bfloat16_it_hears_as_it_was_trained_to(tmp_path):
         exact = loaded.connector(*loaded.encoder(*audio), loaded.get_input_embeddings(), False).embeddings
     assert not torch.equal(alone, exact.bfloat16())
     torch.testing.assert_close(alone.float(), exact, rtol=0.1, atol=0.1)
-
-
-def test_auto_classes_load_a_checkpoint(tmp_path):
-    model, checkpoint = saved(tmp_path)
-    loaded, processor = AutoModelForCausalLM.from_pretrained(checkpoint), AutoProcessor.from_pretrained(checkpoint)
-    assert isinstance(loaded, depthup.SpeechLM) and isinstance(processor, depthup.SpeechProcessor)
-    with torch.no_grad():
-        assert torch.equal(loaded(**inputs(processor)).logits, model(**inputs(processor)).logits)
 
 
 def test_a_wrong_or_changed_base_is_refused(tmp_path):

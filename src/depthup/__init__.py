@@ -8,13 +8,15 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from depthup.registration import install as _install
+
 __version__ = "0.1.0"
 
 _PUBLIC = {
     "Recipe": "depthup.config",
     "UserError": "depthup.errors",
     "SpeechLM": "depthup.model.speech_lm",
-    "SpeechLMConfig": "depthup.model.configuration",
+    "SpeechLMConfig": "depthup.model.speech_lm",
     "SpeechProcessor": "depthup.model.processor",
     "load": "depthup.api",
     "load_recipe": "depthup.recipe",
@@ -27,3 +29,6 @@ def __getattr__(name: str) -> Any:
     if name not in _PUBLIC:
         raise AttributeError(f"module 'depthup' has no attribute {name!r}")
     return getattr(import_module(_PUBLIC[name]), name)
+
+
+_install()

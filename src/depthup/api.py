@@ -20,6 +20,7 @@ from depthup.config import DataConfig, Recipe
 from depthup.data.replay import refuse_idle
 from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
+from depthup.data.waveform import waveform
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
 from depthup.evaluate.instructions import evaluate_instruction
@@ -32,7 +33,7 @@ from depthup.recipe import RECIPE, differences, dump_recipe, load_recipe
 from depthup.report.compare import Comparison
 from depthup.report.compare import compare as compare_runs
 from depthup.report.write import write as write_comparison
-from depthup.transcribe import Transcript, transcribe_files
+from depthup.transcribe import transcribe_files, transcribe_recordings
 
 if TYPE_CHECKING:
     from depthup.planning.hardware import Device
@@ -149,11 +150,24 @@ def _claim(run: Path, recipe: Recipe, main: bool) -> None:
             files.write_text(kept, dump_recipe(recipe))
 
 
-def transcribe(
-    model: SpeechLM, processor: SpeechProcessor, paths: Sequence[Union[str, Path]], **kwargs: Any
-) -> list[Transcript]:
-    """Transcripts of files and folders; `depthup.transcribe.transcribe_files` gives each as soon as it is ready."""
-    return list(transcribe_files(model, processor, paths, **kwargs))
+def transcribe(model: SpeechLM, processor: SpeechProcessor, audio: Any, **options: Any) -> Any:
+    """What is said in one recording, as a `Transcript`, or in several, as a list of them in the order given.
+
+    Args:
+        audio: a recording as `depthup.data.waveform` reads it: a path or URL, samples [samples] at the processor's
+            rate, a Hugging Face audio dict. Or a list of such, or a folder, whose recordings are several.
+        options: fields of `depthup.transcribe.options.Options`.
+
+    Raises UserError where a single recording cannot be read; of several, a file that cannot be read is told in its
+    transcript's `error`. `depthup.transcribe.transcribe_files` gives each transcript as soon as it is ready.
+    """
+    several = isinstance(audio, (list, tuple)) or (isinstance(audio, (str, Path)) and Path(audio).is_dir())
+    recordings = list(audio) if isinstance(audio, (list, tuple)) else [audio]
+    if several and all(isinstance(one, (str, Path)) for one in recordings):
+        return list(transcribe_files(model, processor, recordings, **options))
+    samples = (waveform(one, processor.sampling_rate) for one in recordings)
+    found = list(transcribe_recordings(model, processor, samples, **options))
+    return found if several else found[0]
 
 
 def evaluate(

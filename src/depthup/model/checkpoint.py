@@ -16,6 +16,7 @@ from torch import nn
 from torch.distributed.tensor import DTensor
 
 from depthup.errors import UserError
+from depthup.model.remote_code import write_code
 from depthup.model.upscale import ModelSummary
 
 WEIGHTS = "model.safetensors"
@@ -74,6 +75,7 @@ def save_trained(model: Trained, directory: Path, tensors: Optional[dict[str, to
         if not tensor.isfinite().all():
             raise UserError(f"weights: {name} is not finite, so it was not saved; lower train.learning_rate")
     model.config.save_pretrained(directory)
+    write_code(directory)
     (directory / "README.md").write_text(model_card(model), encoding="utf-8")
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 

@@ -8,13 +8,15 @@ from typing import Any, Optional
 from transformers import AutoConfig, PreTrainedConfig
 
 from depthup.config import Quantization, Recipe, UpscaleConfig
+from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
 from depthup.model.upscale import upscaled_config
+from depthup.registration import MODEL_TYPE
 
 
-class SpeechLMConfig(PreTrainedConfig):
+class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     """The base model, how it was adapted, and the sizes of what was added."""
 
-    model_type = "depthup"
+    model_type = MODEL_TYPE
 
     base: str = ""
     """Hub id or directory of the base model."""
@@ -64,6 +66,10 @@ class SpeechLMConfig(PreTrainedConfig):
             audio_token_id=base_config.vocab_size,
             **kwargs,
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As any configuration's, with the classes that transformers finds by `trust_remote_code`."""
+        return super().to_dict() | {"auto_map": AUTO_MAP, "architectures": ["SpeechLM"]}
 
     @property
     def upscale_config(self) -> Optional[UpscaleConfig]:

@@ -3,38 +3,40 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Optional, Union
 
 import numpy as np
 import torch
 from transformers import AutoConfig, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers.utils import logging as transformers_logging
 
 from depthup.config import AUDIO_MARKER, ConnectorConfig, EncoderConfig
 from depthup.errors import UserError
 from depthup.model.base import load_tokenizer
+from depthup.model.chat import Templates, with_audio
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.connectors import CONNECTORS
 from depthup.model.encoders import EncoderKind, encoder_kind
 from depthup.model.encoders.kind import FeatureTransform
 from depthup.model.instruction import Instruction
 from depthup.model.positions import IGNORE
+from depthup.model.remote_code import AUTO_MAP, CodeFromPackage, write_code
+
+log = transformers_logging.get_logger(__name__)
 
 WORD_MARKS = "\u0120\u2581 "
 """How tokenizers write the space before a word."""
 
 
-class SpeechProcessor(ProcessorMixin):
+class SpeechProcessor(CodeFromPackage, ProcessorMixin):
     """Tokenizer and feature extractor in one.
 
     Each `<|audio|>` in a text becomes one placeholder id per speech frame, or a single one where what is heard decides
     how many positions the recording takes; the id lies outside the vocabulary.
     """
-
-    attributes = ["feature_extractor", "tokenizer"]
-    feature_extractor_class = "AutoFeatureExtractor"
-    tokenizer_class = "AutoTokenizer"
 
     def __init__(
         self,
@@ -46,7 +48,7 @@ class SpeechProcessor(ProcessorMixin):
         positions_from_length: bool = True,
         encoder_config: Optional[dict[str, Any]] = None,
         prompt: str = AUDIO_MARKER,
-        **kwargs: Any,
+        chat_template: Templates = None,
     ) -> None:
         """
         Args:
@@ -56,6 +58,7 @@ class SpeechProcessor(ProcessorMixin):
             positions_from_length: of the model's connector; without it a recording has one placeholder.
             encoder_config: configuration of a Hugging Face encoder; without it the encoder's name is looked up.
             prompt: the recipe's prompt, which `training_batch` and `prompt_batch` put before a transcript.
+            chat_template: one for messages with recordings in them.
         """
         self.encoder = encoder or {}
         self.audio_token_id = audio_token_id
@@ -63,14 +66,19 @@ class SpeechProcessor(ProcessorMixin):
         self.positions_from_length = positions_from_length
         self.encoder_config = encoder_config
         self.prompt = prompt
-        super().__init__(feature_extractor, tokenizer)
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     @classmethod
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
         tokenizer = load_tokenizer(config.base, config.base_revision)
+        return cls.of(config, _kind(config.encoder, config.encoder_config).feature_extractor(), tokenizer)
+
+    @classmethod
+    def of(cls, config: SpeechLMConfig, feature_extractor: Any, tokenizer: PreTrainedTokenizerBase) -> SpeechProcessor:
+        """The processor of a model, from its parts."""
         return cls(
-            _kind(config.encoder, config.encoder_config).feature_extractor(),
+            feature_extractor,
             tokenizer,
             encoder=config.encoder,
             audio_token_id=config.audio_token_id,
@@ -78,7 +86,18 @@ class SpeechProcessor(ProcessorMixin):
             positions_from_length=CONNECTORS[ConnectorConfig(**(config.connector or {})).name].positions_from_length,
             encoder_config=config.encoder_config,
             prompt=config.prompt,
+            chat_template=with_audio(tokenizer.chat_template),
         )
+
+    def save_pretrained(self, save_directory: Union[str, Path], push_to_hub: bool = False, **kwargs: Any) -> Any:
+        """As any processor's, with the file by which transformers loads it without an import of depthup."""
+        Path(save_directory).mkdir(parents=True, exist_ok=True)
+        write_code(Path(save_directory))
+        return super().save_pretrained(str(save_directory), push_to_hub, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As any processor's, with the class that transformers finds by `trust_remote_code`."""
+        return super().to_dict() | {"auto_map": {"AutoProcessor": AUTO_MAP["AutoProcessor"]}}
 
     @cached_property
     def kind(self) -> EncoderKind:
@@ -117,35 +136,60 @@ class SpeechProcessor(ProcessorMixin):
         samples = np.pad(samples, (0, max(0, kind.shortest - len(samples))))
         return kind.features(self.feature_extractor, samples, transform, device)
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
-        text: Union[str, Sequence[str]],
-        audio: Union[np.ndarray, Sequence[np.ndarray], None] = None,
+        text: Union[str, Sequence[str], None] = None,
+        audio: Any = None,
+        *,
+        sampling_rate: Optional[int] = None,
         padding_side: str = "left",
+        add_special_tokens: bool = True,
         feature_transform: Optional[FeatureTransform] = None,
         device: str = "cpu",
-        **kwargs: Any,
+        padding: Union[bool, str] = True,
+        return_tensors: str = "pt",
+        images: None = None,
+        videos: None = None,
     ) -> BatchFeature:
         """Model inputs for texts with any number of `<|audio|>` in each.
 
         Args:
-            text: B texts.
-            audio: mono float waveforms at `sampling_rate`, as many as there are markers, in reading order.
+            text: B texts; without them the recipe's prompt for each recording.
+            audio: as many recordings as there are markers, in reading order: mono float waveforms [samples], or what
+                `depthup.data.waveform` reads.
+            sampling_rate: Hz of waveforms; it must be the processor's, and is taken to be where it is not given.
             padding_side: "left" for generation, "right" otherwise.
+            add_special_tokens: begin texts as the tokenizer does.
             device: where log-mel features are computed; all that is returned lies in main memory.
+            padding, return_tensors: True and "pt", which other processors want to be told.
 
         Returns input_ids and attention_mask [B, T], and where there is audio input_features [N, L, F] and
-        input_lengths [N]. Raises ValueError when markers and clips do not match.
+        input_lengths [N]. Raises ValueError when markers and clips or sampling rates do not match.
         """
-        texts = [text] if isinstance(text, str) else list(text)
-        clips = [audio] if isinstance(audio, np.ndarray) and audio.ndim == 1 else list([] if audio is None else audio)
+        if images is not None or videos is not None or padding not in (True, "longest") or return_tensors != "pt":
+            raise ValueError('SpeechProcessor takes text and audio, padding=True and return_tensors="pt"')
+        clips = self._clips(audio, sampling_rate)
+        texts = [text] if isinstance(text, str) else [self.prompt] * len(clips) if text is None else list(text)
         markers = sum(t.count(AUDIO_MARKER) for t in texts)
         if markers != len(clips):
             raise ValueError(f"{len(clips)} audio pieces for {markers} {AUDIO_MARKER} markers in the text")
         features = [self.features(clip, feature_transform, device) for clip in clips]
         waiting = iter(features)
-        rows = [self._ids(t, waiting) for t in texts]
+        rows = [self._ids(t, waiting, add_special_tokens) for t in texts]
         return BatchFeature(_pad_ids(rows, self.tokenizer.pad_token_id, padding_side) | self._pad_features(features))
+
+    def _clips(self, audio: Any, sampling_rate: Optional[int] = None) -> list[np.ndarray]:
+        """Waveforms at the processor's rate."""
+        if sampling_rate not in (None, self.sampling_rate):
+            raise ValueError(
+                f"sampling_rate={sampling_rate}: the recordings must be at {self.sampling_rate} Hz; resample them first"
+            )
+        clips = _listed(audio)
+        if all(isinstance(clip, np.ndarray) and clip.dtype == np.float32 for clip in clips):
+            return clips
+        from depthup.data.waveform import waveform
+
+        return [waveform(clip, self.sampling_rate) for clip in clips]
 
     def training_batch(
         self, audio: list[np.ndarray], texts: list[str], feature_transform: Optional[FeatureTransform] = None
@@ -192,8 +236,50 @@ class SpeechProcessor(ProcessorMixin):
         return dict(self([prompt] * len(audio), [one for clip in audio for one in (*before, clip)], device=device))
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-        """As the tokenizer's, with content parts `{"type": "audio"}` turned into markers for `__call__`."""
-        return self.tokenizer.apply_chat_template(_flatten(conversation), *args, **{"tokenize": False, **kwargs})
+        """As any processor's: text, or with `tokenize=True, return_dict=True` the model's inputs.
+
+        Contents are text or lists of `{"type": "text", "text"}` and `{"type": "audio"}`, with the recording under
+        `audio`, `path` or `url` as `depthup.data.waveform` reads it.
+        """
+        if kwargs.get("tokenize"):
+            from depthup.data.waveform import waveform
+
+            conversation = _with_recordings(conversation, lambda audio: waveform(audio, self.sampling_rate))
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+    def apply_transcription_request(
+        self,
+        audio: Any,
+        language: Union[str, Sequence[Optional[str]], None] = None,
+        prompt: Union[str, Sequence[Optional[str]], None] = None,
+        tokenize: bool = True,
+        **kwargs: Any,
+    ) -> Union[BatchFeature, list[str]]:
+        """Inputs for `model.generate` that make it transcribe, one row for each recording.
+
+        Args:
+            audio: one recording or several, as in a call.
+            language: nothing tells our models a language, so that one given here is named in the log and no more.
+            prompt: what comes before the recipe's prompt, such as names and terms, or what was said before; with
+                `<|audio|>` in it, what stands in that prompt's place. One, or one for each recording.
+            tokenize: False returns the prompts as text.
+            kwargs: as in a call, such as `sampling_rate`.
+        """
+        recordings = _listed(audio)
+        if not recordings:
+            raise ValueError("apply_transcription_request: give at least one recording")
+        if language is not None:
+            log.warning_once(f"language {language!r}: the prompt of this model names no language, so it is not used")
+        prompts = [prompt] * len(recordings) if prompt is None or isinstance(prompt, str) else list(prompt)
+        if len(prompts) != len(recordings):
+            raise ValueError(f"apply_transcription_request: {len(prompts)} prompts for {len(recordings)} recordings")
+        texts = [self._prompt_with(p) for p in prompts]
+        return self(texts, recordings, **kwargs) if tokenize else texts
+
+    def _prompt_with(self, before: Optional[str]) -> str:
+        if before is None:
+            return self.prompt
+        return before if AUDIO_MARKER in before else f"{before}\n{self.prompt}"
 
     @property
     def model_input_names(self) -> list[str]:
@@ -202,10 +288,10 @@ class SpeechProcessor(ProcessorMixin):
     def _encode(self, text: str, first: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=first)["input_ids"] if text or first else []
 
-    def _ids(self, text: str, features: Any) -> list[int]:
+    def _ids(self, text: str, features: Any, first: bool = True) -> list[int]:
         pieces = text.split(AUDIO_MARKER)
         begun = self.tokenizer.bos_token and text.startswith(self.tokenizer.bos_token)  # as chat templates do
-        ids = self._encode(pieces[0], first=not begun)
+        ids = self._encode(pieces[0], first=first and not begun)
         for piece in pieces[1:]:
             ids += [self.audio_token_id] * self.num_frames(len(next(features)))
             ids += self._encode(piece, first=False)
@@ -233,14 +319,26 @@ def _pad_ids(rows: list[list[int]], pad: int, side: str) -> dict[str, torch.Tens
     return {"input_ids": _pad(rows, pad, side), "attention_mask": mask}
 
 
-def _flatten(conversation: Any) -> Any:
-    """Messages whose content is a list of parts -> the same with plain text and markers."""
-    if conversation and isinstance(conversation[0], list):
-        return [_flatten(c) for c in conversation]
-    kinds = {"audio": lambda part: AUDIO_MARKER, "text": lambda part: part["text"]}
+def _listed(audio: Any) -> list[Any]:
+    """One recording or several -> a list; the rows of a two-dimensional array are several."""
+    if audio is None:
+        return []
+    several = isinstance(audio, (list, tuple)) or getattr(audio, "ndim", 1) > 1
+    return list(audio) if several else [audio]
+
+
+def _with_recordings(conversation: Any, read: Callable[[Any], np.ndarray]) -> Any:
+    """The conversation, or conversations, with the samples of each recording under `audio`."""
+    if conversation and isinstance(conversation[0], (list, tuple)):
+        return [_with_recordings(one, read) for one in conversation]
+
+    def part_of(part: dict[str, Any]) -> dict[str, Any]:
+        found = [part[key] for key in ("audio", "path", "url") if part.get(key) is not None]
+        return {"type": "audio", "audio": read(found[0])} if part["type"] == "audio" and found else part
+
     return [
-        message
-        if isinstance(message["content"], str)
-        else {**message, "content": "".join(kinds[part["type"]](part) for part in message["content"])}
+        {**message, "content": [part_of(part) for part in message["content"]]}
+        if isinstance(message.get("content"), (list, tuple))
+        else message
         for message in conversation
     ]

@@ -12,7 +12,15 @@ from typing import Any, Optional, Union
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoProcessor, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForSpeechSeq2Seq,
+    AutoProcessor,
+    GenerationMixin,
+    PreTrainedModel,
+)
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
@@ -30,8 +38,10 @@ from depthup.model.encoders.kind import SpeechEncoder, frame_mask
 from depthup.model.positions import IGNORE, Heard, grow
 from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import count, quantize
+from depthup.model.remote_code import CodeFromPackage
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.upscale import ModelSummary, insert_layers, inserted_layers
+from depthup.registration import MODEL_TYPE
 
 
 @dataclass
@@ -42,7 +52,7 @@ class SpeechLMOutput(CausalLMOutputWithPast):
     ctc_lengths: Optional[torch.Tensor] = None
 
 
-class SpeechLM(PreTrainedModel, GenerationMixin):
+class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
     """Any Hugging Face causal LM, adapted to speech.
 
     It owns no copy of the base's forward pass: inserted layers stand in the base's own list of layers, and learn
@@ -467,6 +477,8 @@ def _with_ctc(outputs: CausalLMOutputWithPast, speech: Speech) -> SpeechLMOutput
     return SpeechLMOutput(**outputs, ctc_log_probs=speech.ctc_log_probs, ctc_lengths=speech.ctc_lengths)
 
 
-AutoConfig.register("depthup", SpeechLMConfig)
-AutoModelForCausalLM.register(SpeechLMConfig, SpeechLM)
-AutoProcessor.register(SpeechLMConfig, SpeechProcessor)
+# In the place of `registration`'s stand-ins.
+AutoConfig.register(MODEL_TYPE, SpeechLMConfig, exist_ok=True)
+AutoProcessor.register(SpeechLMConfig, SpeechProcessor, exist_ok=True)
+for auto_class in (AutoModelForCausalLM, AutoModelForMultimodalLM, AutoModelForSpeechSeq2Seq):
+    auto_class.register(SpeechLMConfig, SpeechLM, exist_ok=True)
