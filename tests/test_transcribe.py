@@ -14,15 +14,14 @@ import soundfile
 import torch
 from small_run import save_recipe
 
+from depthup.data import reader
 from depthup.errors import UserError
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
-from depthup.transcribe import Transcript, transcribe_files
-from depthup.transcribe.batches import transcribe_batch
+from depthup.transcribe import Transcript, transcribe_batch, transcribe_files
 from depthup.transcribe.formats import summary
 from depthup.transcribe.reading import read_audio_file
-from depthup.transcribe.segments import split_long
 
 RATE = 16000
 
@@ -57,6 +56,7 @@ class Model(torch.nn.Module):
         self.inner = torch.nn.Linear(1, 1)
         self.endless = endless
         self.device = torch.device("cpu")
+        self.ctc_head = None
         self.generation_config = SimpleNamespace(repetition_penalty=1.1)  # else it would not be asked to generate
         self.calls: list[SimpleNamespace] = []
 
@@ -153,32 +153,6 @@ def speech_with_pauses(pauses: list[float], seconds: float, rate: int = RATE) ->
     return samples
 
 
-@pytest.mark.parametrize("rate", [8000, 16000, 22050])
-def test_long_recordings_are_cut_in_their_pauses(rate: int):
-    pauses = [20.0, 41.0, 60.5, 81.0]
-    samples = speech_with_pauses(pauses, 95.0, rate)
-    cuts = [start / rate for start, _ in split_long(samples, rate)[1:]]
-    assert len(cuts) == len(pauses)
-    assert all(abs(cut - pause) < 0.25 for cut, pause in zip(cuts, pauses, strict=True))
-
-
-@pytest.mark.parametrize("seconds", [0.0001, 5.0, 28.0, 28.0001, 28.5, 35.0, 56.0, 100.123])
-@pytest.mark.parametrize("kind", ["noise", "silence", "offset"])
-def test_pieces_cover_every_sample_once_and_none_is_too_long_or_a_scrap(seconds: float, kind: str):
-    samples = {"noise": speech_with_pauses([], seconds), "silence": np.zeros(int(seconds * RATE), np.float32)}
-    pieces = split_long(samples.get(kind, samples["noise"] + 0.5), RATE)
-    assert pieces[0][0] == 0 and pieces[-1][1] == int(seconds * RATE)
-    assert all(end == start for (_, end), (start, _) in zip(pieces, pieces[1:], strict=False))
-    assert max(end - start for start, end in pieces) <= 28 * RATE
-    assert len(pieces) == 1 or min(end - start for start, end in pieces) >= 6.9 * RATE
-
-
-def test_a_constant_offset_does_not_hide_a_pause():
-    samples = speech_with_pauses([20.0], 35.0) + np.float32(0.5) * (np.arange(35 * RATE) > 19 * RATE)
-    (_, cut), _ = split_long(samples, RATE)
-    assert abs(cut / RATE - 20.0) < 0.25
-
-
 @pytest.mark.parametrize(("suffix", "rate", "channels"), [("wav", 8000, 1), ("flac", 44100, 2), ("ogg", 48000, 2)])
 def test_any_format_rate_and_channel_count_becomes_mono_at_the_asked_rate(
     tmp_path: Path, suffix: str, rate: int, channels: int
@@ -243,7 +217,7 @@ def test_one_bad_file_among_many_is_reported_and_the_others_go_on(tmp_path: Path
     soundfile.write(tmp_path / "b.wav", np.zeros(320), RATE)
     soundfile.write(tmp_path / "a.flac", np.zeros(480), RATE)
     paths = [tmp_path / "b.wav", *(bad_file(tmp_path, kind) for kind in [*SAYS, "folder"]), tmp_path / "a.flac"]
-    transcripts = list(transcribe_files(Model(), Processor(), paths))
+    transcripts = list(transcribe_files(Model(), Processor(), paths, vad="none"))
     assert [t.path for t in transcripts] == [str(path) for path in paths]
     assert [t.text for t in transcripts] == ["320", *[""] * (len(SAYS) + 1), "480"]
     assert [t.error is not None for t in transcripts] == [False, *[True] * (len(SAYS) + 1), False]
@@ -256,7 +230,7 @@ def test_folders_are_expanded_sorted_and_only_recordings_are_taken(tmp_path: Pat
     for n, name in enumerate(["sub/c.WAV", "b.flac", "a.wav"], start=2):
         soundfile.write(tmp_path / name, np.zeros(160 * n), RATE, format=name[-4:].strip(".").upper())
     (tmp_path / "notes.txt").write_text("not audio")
-    transcripts = list(transcribe_files(Model(), Processor(), [tmp_path]))
+    transcripts = list(transcribe_files(Model(), Processor(), [tmp_path], vad="none"))
     assert [Path(t.path).name for t in transcripts] == ["a.wav", "b.flac", "c.WAV"]
     assert [t.text for t in transcripts] == ["640", "480", "320"]
 
@@ -266,16 +240,16 @@ def test_a_dash_is_standard_input(monkeypatch: pytest.MonkeyPatch, kind: str):
     file = io.BytesIO()
     soundfile.write(file, np.zeros(800), 8000, format=kind)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(file.getvalue())))
-    (transcript,) = transcribe_files(Model(), Processor(), ["-"])
+    (transcript,) = transcribe_files(Model(), Processor(), ["-"], vad="none")
     assert (transcript.path, transcript.text, transcript.duration) == ("-", "1600", 0.1)
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"nonsense")))
-    (transcript,) = transcribe_files(Model(), Processor(), ["-"])
+    (transcript,) = transcribe_files(Model(), Processor(), ["-"], vad="none")
     assert transcript.error.startswith("standard input: cannot be read as audio (in no format that is known")
 
 
 def test_a_long_file_becomes_segments_with_times(tmp_path: Path):
     soundfile.write(tmp_path / "long.wav", speech_with_pauses([20.0], 40.0), RATE)
-    (transcript,) = transcribe_files(Model(), Processor(), [tmp_path / "long.wav"])
+    (transcript,) = transcribe_files(Model(), Processor(), [tmp_path / "long.wav"], vad="none")
     first, second = transcript.segments
     assert (first.start, second.end) == (0.0, 40.0) and first.end == second.start
     assert abs(first.end - 20.0) < 0.25
@@ -287,14 +261,14 @@ def test_many_files_are_read_in_groups_the_next_one_while_one_is_heard(tmp_path:
     paths = [tmp_path / f"{n:02}.wav" for n in range(24)]
     for n, path in enumerate(paths):
         soundfile.write(path, np.zeros(RATE + n), RATE)
-    model, read = Model(), Semaphore(0)
+    model, read, opened = Model(), Semaphore(0), reader.AudioReader
 
-    def reading(path: Path, sampling_rate: int) -> np.ndarray:
+    def opening(*arguments: object, **options: object) -> reader.AudioReader:
         read.release()
-        return read_audio_file(path, sampling_rate)
+        return opened(*arguments, **options)
 
-    monkeypatch.setattr("depthup.transcribe.reading.read_audio_file", reading)
-    transcripts = transcribe_files(model, Processor(), paths, batch_seconds=1.0)
+    monkeypatch.setattr(reader, "AudioReader", opening)
+    transcripts = transcribe_files(model, Processor(), paths, batch_seconds=1.0, vad="none")
     assert next(transcripts).text == str(RATE)
     # Groups are of eight here. Of the first all are heard, and the second is read with nobody asking for it.
     assert sorted(length for call in model.calls for length in call.lengths) == [RATE + n for n in range(8)]
@@ -304,11 +278,11 @@ def test_many_files_are_read_in_groups_the_next_one_while_one_is_heard(tmp_path:
 
 
 def test_what_goes_wrong_unexpectedly_while_reading_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    def broken(path: Path, sampling_rate: int) -> np.ndarray:
+    def broken(path: Path, *_: object, **__: object) -> None:
         raise ZeroDivisionError(path.name)
 
     soundfile.write(tmp_path / "a.wav", np.zeros(RATE), RATE)
-    monkeypatch.setattr("depthup.transcribe.reading.read_audio_file", broken)
+    monkeypatch.setattr(reader, "AudioReader", broken)
     with pytest.raises(ZeroDivisionError, match="a.wav"):
         list(transcribe_files(Model(), Processor(), [tmp_path]))
 

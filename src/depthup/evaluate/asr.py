@@ -222,7 +222,7 @@ def evaluate_asr(
             skipped += len(group) - len(audio)
             recordings = list(audio.values())
             heard = transcribe_recordings(
-                model, processor, recordings, max_seconds=longest, batch_seconds=batch_seconds
+                model, processor, recordings, max_seconds=longest, batch_seconds=batch_seconds, vad="none"
             )
             for i, transcript in zip(audio, heard, strict=True):
                 cut = group[i][0]

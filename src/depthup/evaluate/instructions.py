@@ -17,7 +17,8 @@ from depthup.data import BadAudio, load_cuts, read_audio
 from depthup.errors import UserError
 from depthup.evaluate.text import kl_divergence
 from depthup.model.instruction import Instruction
-from depthup.transcribe.batches import ahead, batches_of_like_length, in_groups, inference, transcribe_batch
+from depthup.transcribe.batches import ahead, batches_of_like_length, in_groups, inference
+from depthup.transcribe.hearing import transcribe_batch
 from depthup.transcribe.options import MAX_SECONDS, default_batch_seconds
 
 log = logging.getLogger("depthup")

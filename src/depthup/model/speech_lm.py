@@ -229,6 +229,11 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
         again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), within())}
         self.gradient_checkpointing_enable(again)
 
+    @property
+    def ctc_rate(self) -> float:
+        """Outputs of the CTC head for a second of speech."""
+        return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
+
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base as it was, and packed as it is, for comparison."""
         base = load_base(self.config.base, self.config.base_revision, self.llm.dtype)

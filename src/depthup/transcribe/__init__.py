@@ -1,7 +1,7 @@
 """Audio in, text out: files of any kind, long recordings, times, and formats that other tools read."""
 
-from depthup.transcribe.batches import transcribe_batch as transcribe_batch
 from depthup.transcribe.formats import FORMATS as FORMATS
+from depthup.transcribe.hearing import transcribe_batch as transcribe_batch
 from depthup.transcribe.recordings import transcribe_files as transcribe_files
 from depthup.transcribe.recordings import transcribe_recordings as transcribe_recordings
 from depthup.transcribe.transcript import Segment as Segment

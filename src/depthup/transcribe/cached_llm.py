@@ -31,17 +31,17 @@ class CachedLLM:
         self.steps = torch.arange(0, device=self.mask.device)  # places in the last blocks
         places = (self.mask.cumsum(1) - 1).clamp(min=0)
         out = self._run(**prompt, attention_mask=self.mask, position_ids=places, logits_to_keep=1)
-        self.first = out.logits[:, -1].argmax(-1).tolist()
-        """The likeliest token after each prompt."""
+        self.first = likeliest(out.logits[:, -1])
+        """The likeliest token after each prompt, and its log probability."""
 
-    def run(self, blocks: list[list[int]]) -> list[list[int]]:
-        """The likeliest token after each token of each row's block."""
+    def run(self, blocks: list[list[int]]) -> tuple[list[list[int]], list[list[float]]]:
+        """The likeliest token after each token of each row's block, and its log probability."""
         padded = torch.nn.utils.rnn.pad_sequence([torch.tensor(block) for block in blocks], batch_first=True)
         ids = padded.to(self.mask.device)
         self.steps = torch.arange(ids.shape[1], device=ids.device)
         mask = torch.cat([self.mask, self._first([len(block) for block in blocks])], 1)
         positions = self.positions[:, None] + self.steps
-        return self._run(input_ids=ids, attention_mask=mask, position_ids=positions).logits.argmax(-1).tolist()
+        return likeliest(self._run(input_ids=ids, attention_mask=mask, position_ids=positions).logits)
 
     def accept(self, counts: list[int]) -> None:
         """Of the last blocks, keep so many tokens in each row; the others stay in the cache, masked."""
@@ -102,6 +102,12 @@ class CachedLLM:
     def _run(self, **inputs: Any) -> Any:
         self.passes += 1
         return self.model(**inputs, past_key_values=self.cache, use_cache=True)
+
+
+def likeliest(logits: torch.Tensor) -> tuple[list[Any], list[Any]]:
+    """The likeliest tokens of logits [..., vocabulary] and their log probabilities, both [...]."""
+    best, tokens = logits.max(-1)
+    return tokens.tolist(), (best.float() - logits.float().logsumexp(-1)).tolist()
 
 
 def _moved(tensor: torch.Tensor, columns: int) -> torch.Tensor:

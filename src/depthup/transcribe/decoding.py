@@ -27,7 +27,11 @@ class Decoded:
     """Answers as tokens, without the end of sequence, and how often the LLM was run for all of them."""
 
     tokens: list[list[int]]
+    scores: list[list[float]]
+    """The log probability of each token."""
     passes: int
+    ctc: Optional[tuple[torch.Tensor, torch.Tensor]] = None
+    """What the CTC head says, [N, L, 257], and how much of L is real [N], where it was asked."""
 
 
 def is_greedy(model: Any) -> bool:
@@ -56,6 +60,7 @@ def decode(
     word_starts: Container[int],
     at_once: Optional[int] = None,
     watch: Optional[Watch] = None,
+    with_ctc: bool = False,
 ) -> Decoded:
     """What greedy `generate` gives; with a guess in as many passes as the worst of the batch has mistakes, and two.
 
@@ -70,45 +75,61 @@ def decode(
         word_starts: tokens that begin a word; a guess that went wrong goes on with its next word.
         at_once: most guessed tokens in a pass, where a pass costs more for more of them.
         watch: is told of every row after each pass; a row that it does not want to go on leaves the batch as it is.
+        with_ctc: give what the CTC head says even if nothing is guessed from it.
     """
-    answers = Decoding(model, inputs, limits, guess, word_starts)
+    answers = Decoding(model, inputs, limits, guess, word_starts, with_ctc=with_ctc)
     rows = answers.rows
     while True:
         answers.settle(watch and (lambda row: watch(row.tag, row.tokens)))
         if not answers.rows:
-            return Decoded([row.tokens for row in rows], answers.llm.passes)
+            tokens, scores = [row.tokens for row in rows], [row.scores for row in rows]
+            return Decoded(tokens, scores, answers.llm.passes, answers.ctc)
         answers.step(at_once)
 
 
 @dataclass(eq=False)
 class Answering:
-    """An answer that is being written: its limit, the LLM's own next token, what may follow, and what precedes it."""
+    """An answer that is being written: its limit, the LLM's own next token, what may follow, and what precedes it.
+
+    `score` and `scores` are log probabilities of `own` and `tokens`.
+    """
 
     tag: Any
     limit: int
     own: int
+    score: float
     rest: list[int]
     tokens: list[int] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
 
     def goes_on(self, ends: Container[int]) -> bool:
         """Take the LLM's own token; false where the answer is through."""
         if self.own in ends:
             return False
         self.tokens.append(self.own)
+        self.scores.append(self.score)
         return len(self.tokens) < self.limit
 
     def block(self, at_once: Optional[int]) -> list[int]:
         """Tokens of the next pass: the LLM's own, and as much of the guess as leaves room for one more."""
         return [self.own, *self.rest[: self.limit - len(self.tokens) - 1][:at_once]]
 
-    def verify(self, guessed: list[int], own: list[int], ends: Container[int], word_starts: Container[int]) -> int:
+    def verify(
+        self,
+        guessed: list[int],
+        own: list[int],
+        scores: list[float],
+        ends: Container[int],
+        word_starts: Container[int],
+    ) -> int:
         """Take of `guessed` what the LLM, with `own` after each token of the block, would have chosen too.
 
         Returns how many of the block's tokens stay.
         """
         same = next((i for i, token in enumerate(guessed) if token != own[i] or token in ends), len(guessed))
         self.tokens += self.rest[:same]
-        self.own = own[same]
+        self.scores += scores[:same]
+        self.own, self.score = own[same], scores[same]
         self.rest = _realign(self.rest[same:], self.own, word_starts)
         return same + 1
 
@@ -127,20 +148,21 @@ class Decoding:
         guess: Optional[Guess],
         word_starts: Container[int],
         tags: Optional[Sequence[Any]] = None,
+        with_ctc: bool = False,
     ) -> None:
         """Run the prompts. `tags` are what rows are known by, by default their numbers; all else as for `decode`."""
         ends = model.generation_config.eos_token_id
         self.ends, self.word_starts = set(ends if isinstance(ends, list) else [ends]), word_starts
-        self.llm = CachedLLM(model, inputs, with_ctc=guess is not None)
-        first, speech = self.llm.first, self.llm.speech
-        guesses: Sequence[list[int]] = [[]] * len(first)
-        if guess is not None and speech is not None and speech.ctc_log_probs is not None:
-            assert speech.ctc_lengths is not None
-            guesses = guess(speech.ctc_log_probs, speech.ctc_lengths)
-        tags = range(len(first)) if tags is None else tags
+        self.llm = CachedLLM(model, inputs, with_ctc or guess is not None)
+        speech = self.llm.speech
+        self.ctc: Optional[tuple[torch.Tensor, torch.Tensor]] = None
+        if speech is not None and speech.ctc_log_probs is not None and speech.ctc_lengths is not None:
+            self.ctc = speech.ctc_log_probs, speech.ctc_lengths
+        guesses = guess(*self.ctc) if guess is not None and self.ctc is not None else [[]] * len(limits)
+        tags = range(len(limits)) if tags is None else tags
         self.rows = [
-            Answering(tag, limit, own, _realign(list(rest), own, word_starts))
-            for tag, limit, own, rest in zip(tags, limits, first, guesses, strict=True)
+            Answering(tag, limit, own, score, _realign(list(rest), own, word_starts))
+            for tag, limit, own, score, rest in zip(tags, limits, *self.llm.first, guesses, strict=True)
         ]
 
     def settle(self, wanted: Optional[Callable[[Answering], bool]] = None) -> list[Answering]:
@@ -158,8 +180,10 @@ class Decoding:
     def step(self, at_once: Optional[int] = None) -> None:
         """One pass over all rows, with at most so many guessed tokens in each."""
         blocks = [row.block(at_once) for row in self.rows]
-        turns = zip(self.rows, blocks, self.llm.run(blocks), strict=True)
-        self.llm.accept([row.verify(block[1:], own, self.ends, self.word_starts) for row, block, own in turns])
+        turns = zip(self.rows, blocks, *self.llm.run(blocks), strict=True)
+        self.llm.accept(
+            [row.verify(block[1:], own, scores, self.ends, self.word_starts) for row, block, own, scores in turns]
+        )
 
     def join(self, other: Decoding) -> bool:
         """Write the other batch's answers too; false where caches such as theirs cannot be put together."""

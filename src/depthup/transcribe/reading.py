@@ -5,16 +5,37 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Optional
 
 import numpy as np
 
 from depthup.data import reader
 from depthup.data.decoders import SUFFIXES
 from depthup.errors import UserError
+from depthup.transcribe.options import Channel
 
 log = logging.getLogger("depthup")
+
+
+@dataclass
+class Recording:
+    """A name, and samples at the model's rate, mono, in blocks [samples]; reading them may raise UserError."""
+
+    path: str
+    blocks: Iterable[np.ndarray]
+    channel: Optional[int] = None
+    """Which channel of the file this is, where each is a recording of its own."""
+
+
+def recordings_in(paths: Iterable[str | Path], sampling_rate: int, channel: Channel) -> Iterator[Recording]:
+    """The recordings in files, folders (every one below, sorted) and `-` (standard input), opened when read."""
+    for path in expand(paths):
+        if channel == "each":
+            yield from (Recording(str(path), _blocks(path, sampling_rate, n), n) for n in range(_channels(path)))
+        else:
+            yield Recording(str(path), _blocks(path, sampling_rate, channel))
 
 
 def expand(paths: Iterable[str | Path]) -> Iterator[str | Path]:
@@ -28,13 +49,20 @@ def expand(paths: Iterable[str | Path]) -> Iterator[str | Path]:
             yield path
 
 
-def read(path: str | Path, sampling_rate: int) -> np.ndarray:
-    """The samples of a file, or with `-` of standard input, as `read_audio_file` gives them. Raises UserError."""
-    if str(path) == "-":
-        return read_audio_file(sys.stdin.buffer, sampling_rate)
-    if Path(path).is_dir():
-        raise UserError(f"{path}: no recordings in this folder; known suffixes are {' '.join(sorted(SUFFIXES))}")
-    return read_audio_file(path, sampling_rate)
+def seconds_of(paths: Iterable[str | Path]) -> float | None:
+    """Seconds in all files together as their headers say, for showing progress; None where one does not say."""
+    total = 0.0
+    for path in paths:
+        try:
+            decoder = reader.open_source(path, str(path))
+        except UserError:  # it will be named when its turn comes
+            continue
+        stated = decoder.stated()
+        decoder.close()
+        if stated is None:
+            return None
+        total += stated
+    return total
 
 
 def read_audio_file(source: str | Path | BinaryIO, sampling_rate: int) -> np.ndarray:
@@ -46,3 +74,27 @@ def read_audio_file(source: str | Path | BinaryIO, sampling_rate: int) -> np.nda
     for note in notes:
         log.warning("%s", note)
     return samples
+
+
+def _channels(path: str | Path) -> int:
+    """How many channels a file has; 1 where that cannot be known, which reading it will say."""
+    if str(path) == "-":
+        raise UserError("--channel each: standard input can be read only once; write it to a file first")
+    try:
+        return reader.describe(path).channels
+    except UserError:
+        return 1
+
+
+def _blocks(path: str | Path, sampling_rate: int, channel: reader.Channel) -> Iterator[np.ndarray]:
+    if str(path) != "-" and Path(path).is_dir():
+        raise UserError(f"{path}: no recordings in this folder; known suffixes are {' '.join(sorted(SUFFIXES))}")
+    audio = reader.AudioReader(sys.stdin.buffer if str(path) == "-" else path, sampling_rate, channel=channel)
+    some = False
+    for block in audio:
+        some = some or len(block) > 0
+        yield block
+    for note in audio.notes:
+        log.warning("%s: %s", audio.name, note)
+    if not some:
+        raise reader.BadAudio(f"{audio.name}: has no samples; remove it or record it again")

@@ -46,6 +46,8 @@ class Transcript:
     language: str | None = None
     segments: list[Segment] = field(default_factory=list)
     error: str | None = None
+    channel: int | None = None
+    """Of the recording, where each was transcribed by itself."""
 
 
 def _rounded(seconds: float) -> float:

@@ -1,0 +1,153 @@
+"""Clips in, segments out: batches of any mix of lengths, each through the LLM at once."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+from depthup.model.cpu_kernels import fast_kernels
+from depthup.model.ctc import spell
+from depthup.transcribe.batches import batches_of_like_length, inference
+from depthup.transcribe.decoding import can_draft, decode, is_greedy
+from depthup.transcribe.guard import Heard, judged
+from depthup.transcribe.options import Options, Partial, default_batch_seconds
+from depthup.transcribe.transcript import Segment
+
+log = logging.getLogger("depthup")
+
+ANSWER_TOKENS = 256
+"""Most tokens of an answer to an instruction, which may be longer than what was said."""
+GUESSED_AT_ONCE = {"cpu": 8}
+"""Tokens of a draft that are verified in one pass, by kind of device, all of them on others."""
+
+
+def transcribe_batch(
+    model: Any, processor: Any, audio: Sequence[np.ndarray], on_text: Optional[Partial] = None, **options: Any
+) -> list[Segment]:
+    """Transcribe clips of any mix of lengths, without sampling; batches that the memory cannot hold are halved.
+
+    Args:
+        audio: mono waveforms [samples] at the processor's rate.
+        on_text: is told the number of a clip and its text so far whenever there is more of it, and answers whether to
+            go on with that clip, whose text ends there if not. Beams say nothing before they are through.
+        options: fields of `Options`.
+
+    Returns one segment per clip, in the order given, with times from the clip's beginning; its text may be empty.
+    """
+    found = dict(hear(model, processor, audio, Options(**options), on_text))
+    return [found[i] for i in range(len(audio))]
+
+
+def hear(
+    model: Any, processor: Any, audio: Sequence[np.ndarray], options: Options, on_text: Optional[Partial] = None
+) -> Iterator[tuple[int, Segment]]:
+    """As `transcribe_batch`, each segment with the number of its clip, batch by batch, long clips first."""
+    seconds = [len(clip) / processor.sampling_rate for clip in audio]
+    batches = list(batches_of_like_length(seconds, options.batch_seconds or default_batch_seconds(model)))
+    while batches:
+        batch = batches[0]
+        told = on_text and partial(_told, on_text, batch)
+        try:
+            with inference(model), fast_kernels(model.device):
+                found = _hear(model, processor, [audio[i] for i in batch], told, options)
+        except torch.OutOfMemoryError:
+            if len(batch) == 1:
+                raise
+            log.warning("%d clips at once are too much for the memory: going on with half as many", len(batch))
+            batches = [half for b in batches for half in (b[: len(b) // 2], b[len(b) // 2 :]) if half]
+            continue
+        yield from zip(batches.pop(0), found, strict=True)
+
+
+def _told(on_text: Partial, batch: Sequence[int], row: int, text: str) -> bool:
+    return on_text(batch[row], text)
+
+
+def _hear(
+    model: Any, processor: Any, clips: list[np.ndarray], on_text: Optional[Partial], options: Options
+) -> list[Segment]:
+    """The segments of one batch."""
+    prompts = processor.prompt_batch(clips, device=str(model.device), instruction=options.instruction)
+    inputs = {k: v.to(model.device) for k, v in prompts.items()}
+    seconds = [len(clip) / processor.sampling_rate for clip in clips]
+    # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
+    usual = [ANSWER_TOKENS if options.instruction else 16 + math.ceil(12 * length) for length in seconds]
+    limits = [options.max_new_tokens or limit for limit in usual]
+    if options.num_beams == 1 and is_greedy(model):
+        heard = _greedy(model, processor, inputs, limits, on_text, options)
+    else:
+        heard = _beams(model, processor, inputs, limits, on_text, options)
+    rate = model.ctc_rate if model.ctc_head is not None else 0.0
+    return [judged(one, length, rate, options) for one, length in zip(heard, seconds, strict=True)]
+
+
+def _greedy(
+    model: Any,
+    processor: Any,
+    inputs: dict[str, torch.Tensor],
+    limits: list[int],
+    on_text: Optional[Partial],
+    options: Options,
+) -> list[Heard]:
+    # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
+    wanted = options.drafts if options.drafts is not None else len(limits) == 1 or model.device.type != "cpu"
+    drafts = wanted and options.instruction is None and can_draft(model)  # a CTC head knows transcripts alone
+    guess = partial(_guesses, processor) if drafts else None
+    at_once = GUESSED_AT_ONCE.get(model.device.type)
+    watch = on_text and partial(_spoken, processor, on_text)
+    with_ctc = model.ctc_head is not None and options.instruction is None
+    found = decode(model, inputs, limits, guess, processor.word_starts, at_once, watch, with_ctc)
+    return _heard(processor, found.tokens, found.ctc, found.scores)
+
+
+def _beams(
+    model: Any,
+    processor: Any,
+    inputs: dict[str, torch.Tensor],
+    limits: list[int],
+    on_text: Optional[Partial],
+    options: Options,
+) -> list[Heard]:
+    """By `generate`, which knows beams and whatever changes logits."""
+    ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False, num_beams=options.num_beams)
+    new = ids[:, inputs["input_ids"].shape[1] :].tolist()
+    ctc = None
+    if model.ctc_head is not None and options.instruction is None:
+        speech = model.hear(**inputs, with_ctc=True).speech
+        ctc = speech.ctc_log_probs, speech.ctc_lengths
+    heard = _heard(processor, [row[:limit] for row, limit in zip(new, limits, strict=True)], ctc)
+    if on_text is not None:
+        for row, one in enumerate(heard):
+            on_text(row, one.text)
+    return heard
+
+
+def _heard(
+    processor: Any,
+    tokens: list[list[int]],
+    ctc: Optional[tuple[torch.Tensor, torch.Tensor]],
+    scores: Optional[list[list[float]]] = None,
+) -> list[Heard]:
+    texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    heard = [Heard(text.strip(), scores[row] if scores else None) for row, text in enumerate(texts)]
+    if ctc is not None:
+        spelled = spell(*ctc)
+        for row, (log_probs, length) in enumerate(zip(ctc[0].float().cpu().numpy(), ctc[1].tolist(), strict=True)):
+            heard[row].spelled, heard[row].log_probs = spelled[row], log_probs[:length]
+    return heard
+
+
+def _spoken(processor: Any, on_text: Partial, row: int, tokens: list[int]) -> bool:
+    """Tell the text of an answer's first tokens, without the part of a character that they may end in."""
+    return on_text(row, processor.tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").strip())
+
+
+def _guesses(processor: Any, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
+    """Tokens of what the CTC head spells."""
+    return [processor.answer_ids(text) if text else [] for text in spell(log_probs, lengths)]

@@ -1,0 +1,83 @@
+"""When each word was said: its bytes aligned to what the CTC head spells, frame by frame."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from depthup.transcribe.transcript import Segment, Word
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, Burmese, kana, Han
+UNIT = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
+"""A word, or a character of a script that puts no spaces between words."""
+FLOOR = -12.0
+"""Least log probability of a byte in a frame, so that one that the head cannot spell does not move its neighbours."""
+
+
+def align_words(text: str, log_probs: np.ndarray, frame_seconds: float) -> list[Word] | None:
+    """The words of a text with times from the beginning of a clip, and how sure the CTC head is of each.
+
+    Args:
+        log_probs: [L, 257] of the clip, class 0 the blank and b + 1 the byte b. frame_seconds: what one of L lasts.
+
+    A word lasts from the frame of its first byte to that of its last; confidence is the geometric mean of its bytes'
+    probabilities in their likeliest frames. None where L is too short for the text.
+    """
+    labels = np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 1
+    spans = align(labels, log_probs)
+    if spans is None:
+        return None
+    starts, ends, scores = spans
+    words = []
+    for found in UNIT.finditer(text):
+        first = len(text[: found.start()].encode())
+        last = first + len(found.group().encode()) - 1
+        start, end = frame_seconds * int(starts[first]), frame_seconds * int(ends[last])
+        confidence = float(np.exp(scores[first : last + 1].mean()))
+        words.append(Word(round(start, 3), round(end, 3), found.group(), round(confidence, 3)))
+    return words
+
+
+def align(labels: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+    """The likeliest CTC path through labels [n]: for each its first frame, the one after its last, its best log prob.
+
+    Viterbi over blanks and labels (Graves et al. 2006, section 4.1). None where no path has room for all labels.
+    """
+    frames, n = len(log_probs), len(labels)
+    if n == 0 or frames < n + int((labels[1:] == labels[:-1]).sum()):
+        return None
+    states = np.zeros(2 * n + 1, np.int64)
+    states[1::2] = labels
+    emitted = np.maximum(log_probs[:, states], FLOOR)
+    may_skip = np.zeros(2 * n + 1, bool)
+    may_skip[3::2] = labels[1:] != labels[:-1]
+    score = np.full(2 * n + 1, -np.inf)
+    score[:2] = emitted[0, :2]
+    steps = np.zeros((frames, 2 * n + 1), np.int8)  # how many states back a path comes from
+    for t in range(1, frames):
+        one = np.concatenate([[-np.inf], score[:-1]])
+        two = np.where(may_skip, np.concatenate([[-np.inf, -np.inf], score[:-2]]), -np.inf)
+        best = np.maximum(np.maximum(score, one), two)
+        steps[t] = np.where(best == score, 0, np.where(best == one, 1, 2))
+        score = best + emitted[t]
+    state = 2 * n if score[-1] >= score[-2] else 2 * n - 1
+    starts, ends, scores = np.zeros(n, np.int64), np.zeros(n, np.int64), np.full(n, -np.inf)
+    for t in range(frames - 1, -1, -1):
+        if state % 2:
+            label = state // 2
+            starts[label] = t
+            ends[label] = ends[label] or t + 1
+            scores[label] = max(scores[label], emitted[t, state])
+        state -= steps[t, state]
+    return starts, ends, scores
+
+
+def spread_words(segment: Segment) -> list[Word]:
+    """A segment's words where nothing tells their times: each as long as it has characters."""
+    length = max(1, len(segment.text))
+    seconds = (segment.end - segment.start) / length
+    return [
+        Word(segment.start + seconds * found.start(), segment.start + seconds * found.end(), found.group())
+        for found in UNIT.finditer(segment.text)
+    ]
