@@ -58,9 +58,7 @@ def test_an_untrained_draft_is_to_the_llm_the_text_that_was_spelled():
     model = draft_lm(base=base)
     before, after = text_ids(3, 1), text_ids(4, 2)
     inputs = inputs_of([[before, clip(40), after]])
-    spelled, _ = spell_timed(
-        model.spelling(inputs["input_features"], inputs["input_lengths"])[0][0].argmax(-1).tolist()
-    )
+    (spelled,) = model.make_out(inputs["input_features"], inputs["input_lengths"])
     assert len(spelled) > 3
     as_text = torch.tensor([[*before, *letters(" " + spelled)["input_ids"], *after]])
     assert torch.equal(model(**inputs).logits, base(as_text).logits)
@@ -96,7 +94,7 @@ def test_text_beside_drafts_stays_the_base_s_bit_for_bit():
 
 def test_where_nothing_is_spelled_one_position_holds_what_the_frames_say():
     model = draft_lm()
-    model.connector.read = lambda log_probs, lengths: [Draft([], [int(n)]) for n in lengths // 4]
+    model.connector.read = lambda log_probs, lengths: [Draft("", [], [0], [int(n)]) for n in lengths // 4]
     speech = model.embed_speech(clip(40)[None], torch.tensor([40]))
     assert speech.lengths.tolist() == [1] and not speech.embeddings.any()
     shake(model)
@@ -109,7 +107,7 @@ def test_each_frame_belongs_to_one_token():
     for _ in range(50):
         path = torch.randint(0, 40, (60,), generator=generator)
         path = torch.where(path < 26, path + 98, 0).tolist()
-        draft = connector._draft(path)
+        draft = connector._spelled(path)
         assert draft.ends[-1] == 60 // connector.sizes.ctc_outputs
         assert draft.ends == sorted(draft.ends) and len(draft.ends) == len(draft.ids)
         assert max([0, *draft.ends[:-1]]) < draft.ends[-1]
@@ -119,12 +117,12 @@ def test_what_frames_say_does_not_depend_on_padding():
     connector = draft_lm().connector
     shake(connector)
     frames = torch.randn(1, 20, connector.sizes.encoder_width)
-    ends = torch.tensor([[3, 3, 19, 20]])
-    alone = connector._said(frames, ends)
+    starts, ends = torch.tensor([[0, 3, 3, 19]]), torch.tensor([[3, 3, 19, 20]])
+    alone = connector._said(frames, starts, ends)
     more_frames = torch.nn.functional.pad(frames, (0, 0, 0, 9), value=7.0)
-    assert torch.equal(alone, connector._said(more_frames, ends))
-    more_tokens = torch.nn.functional.pad(ends, (0, 2))
-    assert torch.equal(alone, connector._said(frames, more_tokens)[:, :4])
+    assert torch.equal(alone, connector._said(more_frames, starts, ends))
+    starts, ends = (torch.nn.functional.pad(edges, (0, 2)) for edges in (starts, ends))
+    assert torch.equal(alone, connector._said(frames, starts, ends)[:, :4])
 
 
 def test_the_lm_loss_does_not_reach_the_encoder_and_ctc_does():

@@ -91,9 +91,9 @@ def test_any_length_gives_as_many_frames_as_placeholders(kind, samples, tmp_path
     model = depthup.SpeechLM.from_recipe(load_recipe(save_recipe(tmp_path, encoder=encoder_of(kind, tmp_path))))
     processor = depthup.SpeechProcessor.build(model.config)
     batch = processor("<|audio|>", clips(samples))
-    embeddings, lengths = model.embed_speech(batch["input_features"], batch["input_lengths"])
+    speech = model.embed_speech(batch["input_features"], batch["input_lengths"])
     count = int((batch["input_ids"] == model.config.audio_token_id).sum())
-    assert count == int(lengths[0]) == embeddings.shape[1] >= 1
+    assert count == int(speech.lengths[0]) == speech.embeddings.shape[1] >= 1
 
 
 def test_padding_to_30_s_is_whisper_s_silence(tmp_path):

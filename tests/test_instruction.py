@@ -20,6 +20,7 @@ from depthup.config import AUDIO_MARKER, DataConfig
 from depthup.errors import UserError
 from depthup.evaluate import instructions as module
 from depthup.evaluate.instructions import evaluate_instruction
+from depthup.model.connectors import Speech
 from depthup.model.instruction import Example, Instruction
 from depthup.recipe import load_recipe
 from depthup.transcribe import batches, transcribe_files
@@ -167,10 +168,10 @@ def perfect_ears(model, processor) -> None:
     """Let speech embeddings be those of the words in `sayings`."""
     words = {50 + 20 * n: processor.tokenizer(said)["input_ids"] for n, said in enumerate(WORDS)}
 
-    def embed_speech(features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def embed_speech(features: torch.Tensor, lengths: torch.Tensor, with_ctc: bool = False) -> Speech:
         rows = [torch.tensor(words[int(length)]) for length in lengths]
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        return model.get_input_embeddings()(ids), torch.tensor([len(row) for row in rows])
+        return Speech(model.get_input_embeddings()(ids), torch.tensor([len(row) for row in rows]))
 
     model.embed_speech, processor.num_frames = embed_speech, lambda length: len(words[length])
 

@@ -72,8 +72,8 @@ def test_ctc_loss_of_a_batch_is_the_mean_of_its_clips_and_the_warm_up_gives_the_
         inputs = inputs_of([rows[i] for i in indices])
         return model(**inputs, ctc_labels=padded, ctc_label_lengths=lengths, **options).loss
 
-    together = ctc([0, 1], ctc_only=True)
-    torch.testing.assert_close(together, (ctc([0], ctc_only=True) + ctc([1], ctc_only=True)) / 2)
+    together = ctc([0, 1], front_end_only=True)
+    torch.testing.assert_close(together, (ctc([0], front_end_only=True) + ctc([1], front_end_only=True)) / 2)
     inputs = inputs_of(rows)
     labels = inputs["input_ids"].masked_fill(inputs["input_ids"] == 96, -100)
     with_lm = ctc([0, 1], labels=labels, ctc_weight=1.0) - ctc([0, 1], labels=labels, ctc_weight=0.0)
@@ -87,7 +87,7 @@ def test_the_front_end_learns_alone_without_the_llm():
         layer.register_forward_hook(lambda *_: ran.append(1))
     batch = inputs_of([[clip(33)]])
     model(
-        **batch, ctc_only=True, ctc_labels=torch.tensor([[3, 4]]), ctc_label_lengths=torch.tensor([2])
+        **batch, front_end_only=True, ctc_labels=torch.tensor([[3, 4]]), ctc_label_lengths=torch.tensor([2])
     ).loss.backward()
     assert not ran
     assert all(p.grad is not None for p in [*model.encoder.parameters(), *model.connector.parameters()])

@@ -33,6 +33,10 @@ class EncoderConfig:
     """Train a Hugging Face encoder too. `fbank` always trains."""
     frame_rate: float = 12.5
     """Speech frames per second that enter the LLM."""
+    decoder: bool = False
+    """Whisper: keep its decoder too, which writes the draft that `connector.name: draft` reads to the LLM."""
+    language: Optional[str] = None
+    """Language that a multilingual decoder writes, by its code; without it each clip's likeliest."""
     pad_to_30s: bool = False
     """Pad every clip to 30 s as Whisper was trained; false is many times faster on short clips."""
     num_mel_bins: int = 80

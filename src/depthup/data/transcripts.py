@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import unicodedata
 
 from depthup.config import DataConfig
 
-NO_WORD = re.compile(r"[^\w\s']|_")
-LOOSE_APOSTROPHE = re.compile(r"(?<!\w)'|'(?!\w)")
+KEPT = "LMN"
+"""Unicode categories of letters, marks and numbers."""
 
 
 def transcript(text: str, data: DataConfig) -> str:
@@ -17,9 +16,26 @@ def transcript(text: str, data: DataConfig) -> str:
     >>> transcript("Don\u2019t go -- it\u2019s 5 o\u2019clock!", DataConfig(transcripts="spoken"))
     "don't go it's 5 o'clock"
     """
-    if data.transcripts == "as_is":
-        return text.strip()
-    plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
-    # A letter may carry marks that have no composed form.
-    plain = "".join(c if unicodedata.category(c).startswith("M") else NO_WORD.sub(" ", c) for c in plain)
-    return " ".join(LOOSE_APOSTROPHE.sub(" ", plain).split())
+    return spoken(unicodedata.normalize("NFKC", text))[0] if data.transcripts == "spoken" else text.strip()
+
+
+def spoken(text: str) -> tuple[str, list[int]]:
+    """Lower case without punctuation but apostrophes within words; and for each character where in `text` it stood."""
+    kept, places = "", []
+    for place, character in enumerate(text):
+        if _within_word(text, place):
+            written = "'"
+        else:
+            written = character.lower() if unicodedata.category(character)[0] in KEPT else " "
+        if written == " " and (not kept or kept[-1] == " "):
+            continue
+        kept += written
+        places += [place] * len(written)
+    length = len(kept.rstrip())
+    return kept[:length], places[:length]
+
+
+def _within_word(text: str, place: int) -> bool:
+    """Whether an apostrophe stands here, with letters or numbers on both sides."""
+    around = text[max(0, place - 1) : place] + text[place + 1 : place + 2]
+    return text[place] in "'\u2019" and len(around) == 2 and all(unicodedata.category(c)[0] in KEPT for c in around)

@@ -1,4 +1,4 @@
-"""How well the front end alone hears: what its CTC head spells, scored without the LLM."""
+"""How well the front end alone hears: what it makes out, scored without the LLM."""
 
 from __future__ import annotations
 
@@ -9,19 +9,18 @@ from depthup.config import DataConfig
 from depthup.data import load_cuts
 from depthup.evaluate.asr import AsrReport, score
 from depthup.evaluate.loss import readable
-from depthup.model.ctc import spell
 from depthup.transcribe.batches import batches_of_like_length, inference
 
 
 def evaluate_spelling(model: Any, processor: Any, source: str, data: DataConfig, limit: int | None = None) -> AsrReport:
-    """CER and WER of the CTC head on the clips of `source` (at most `limit`). Raises UserError if none can be read."""
+    """CER and WER of the front end on the clips of `source` (at most `limit`). Raises UserError if none can be read."""
     cuts, audio = readable(islice(load_cuts(source, data), limit), processor, data, source)
     texts = [""] * len(cuts)
     with inference(model):
         for batch in batches_of_like_length([cut.duration for cut in cuts], data.batch_seconds):
             inputs = processor.prompt_batch([audio[i] for i in batch], device=str(model.device))
             features, lengths = (inputs[name].to(model.device) for name in ("input_features", "input_lengths"))
-            for i, text in zip(batch, spell(*model.spelling(features, lengths)), strict=True):
+            for i, text in zip(batch, model.make_out(features, lengths), strict=True):
                 texts[i] = text
     told = [cut.supervisions[0] for cut in cuts]
     return score([one.text or "" for one in told], texts, language=[one.language or "en" for one in told])

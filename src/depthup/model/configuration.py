@@ -38,6 +38,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     encoder_hash: Optional[str] = None
     """Fingerprint of a frozen Hugging Face encoder's weights."""
     connector: Optional[dict[str, Any]] = None
+    transcripts: str = "as_is"
+    """How transcripts are written, as `data.transcripts`."""
     frame_stack: int = 1
     """Encoder frames per speech frame of the LLM."""
     upscale: Optional[dict[str, Any]] = None
@@ -61,6 +63,7 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
             prompt=recipe.prompt,
             encoder=dataclasses.asdict(recipe.encoder),
             connector=dataclasses.asdict(recipe.connector),
+            transcripts=recipe.data.transcripts,
             upscale=dataclasses.asdict(recipe.upscale) if "depth_upscale" in recipe.method else None,
             lora=dataclasses.asdict(recipe.lora) if "lora" in recipe.method else None,
             audio_token_id=base_config.vocab_size,

@@ -32,9 +32,10 @@ from depthup.model.adapt import adapt_llm, adapters_for, unadapted
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, load_tokenizer, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
-from depthup.model.ctc import CtcHead, ctc_loss
+from depthup.model.ctc import CtcHead, ctc_loss, spell
 from depthup.model.encoders import encoder_kind, load_encoder_config
-from depthup.model.encoders.kind import SpeechEncoder, frame_mask
+from depthup.model.encoders.kind import SpeechEncoder
+from depthup.model.encoders.writer import frame_mask
 from depthup.model.positions import IGNORE, Heard, grow
 from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import count, quantize
@@ -42,6 +43,9 @@ from depthup.model.remote_code import CodeFromPackage
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.upscale import ModelSummary, insert_layers, inserted_layers
 from depthup.registration import MODEL_TYPE
+
+CTC_SHARE = 0.3
+"""Of the CTC loss beside a decoder's own."""
 
 
 @dataclass
@@ -106,6 +110,8 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             ctc_outputs=config.ctc_outputs,
             embedding_std=config.base_embedding_std,
             tokenizer=lambda: load_tokenizer(config.base, config.base_revision),
+            writes=self.encoder.kind.writer is not None,
+            spoken=config.transcripts == "spoken",
         )
         return CONNECTORS[settings.name](settings, sizes)
 
@@ -250,14 +256,36 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
         """input_features [N, L, F], input_lengths [N] -> what stands at the positions of speech."""
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
-            speech = self.connector(frames.float(), lengths, self.get_input_embeddings(), with_ctc)
+            temperature = self.connector.config.temperature if self.training else 0.0
+            written = None if self.connector.positions_from_length else self.encoder.write(frames, lengths, temperature)
+            speech = self.connector(frames.float(), lengths, self.get_input_embeddings(), with_ctc, written)
         return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
 
-    def spelling(self, features: torch.Tensor, lengths: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """What the CTC head writes of input_features [N, L, F]: log probabilities [N, O, 257], lengths [N]; no LLM."""
+    def front_end_loss(
+        self, features: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes].
+
+        The CTC loss; with the encoder model's own decoder its cross-entropy, and a share of the CTC loss (hybrid
+        CTC/attention, Watanabe et al. 2017).
+        """
+        writer = self.encoder.kind.writer
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
-            return self.connector.spelling(frames.float(), lengths)
+            spelled = self.connector.spelling_loss(frames.float(), lengths, labels, label_lengths)
+            if writer is None:
+                return spelled
+            pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
+            texts = [bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
+            return writer.loss(self.encoder.model, frames, lengths, texts) + CTC_SHARE * spelled
+
+    def make_out(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+        """What the front end alone makes out in N recordings: its draft, or what the CTC head spells."""
+        speech = self.embed_speech(features, lengths, with_ctc=True)
+        if speech.texts is not None:
+            return speech.texts
+        assert speech.ctc_log_probs is not None and speech.ctc_lengths is not None
+        return spell(speech.ctc_log_probs, speech.ctc_lengths)
 
     def _as_trained(self, device: torch.device) -> AbstractContextManager:
         """The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training."""
@@ -311,7 +339,7 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
         ctc_labels: Optional[torch.Tensor] = None,
         ctc_label_lengths: Optional[torch.Tensor] = None,
         ctc_weight: float = 0.0,
-        ctc_only: bool = False,
+        front_end_only: bool = False,
         num_items_in_batch: Union[int, torch.Tensor, None] = None,
         use_cache: Optional[bool] = None,
         logits_to_keep: Union[int, torch.Tensor] = 0,
@@ -327,14 +355,15 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
             ctc_labels, ctc_label_lengths: [N, L] bytes + 1 and [N], for the CTC head.
-            ctc_weight: weight of the CTC loss. ctc_only: that loss alone, without the LLM.
+            ctc_weight: weight of the CTC loss. front_end_only: that loss alone, without the LLM.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
             return_ctc: with speech and a CTC head, give a `SpeechLMOutput`.
         """
-        if ctc_only:
+        if front_end_only:
             assert input_features is not None and input_lengths is not None
-            log_probs, lengths = self.spelling(input_features, input_lengths)
-            return CausalLMOutputWithPast(loss=ctc_loss(log_probs, lengths, ctc_labels, ctc_label_lengths))
+            assert ctc_labels is not None and ctc_label_lengths is not None
+            loss = self.front_end_loss(input_features, input_lengths, ctc_labels, ctc_label_lengths)
+            return CausalLMOutputWithPast(loss=loss)
         if input_features is None and input_ids is not None and bool((input_ids == self.config.audio_token_id).any()):
             raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
         speech: Optional[Speech] = None

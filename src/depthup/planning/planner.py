@@ -178,7 +178,7 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     found = {SPEECH: measure(model, batch, loss, usual_seconds, mixed)}
     found[FULLEST] = found[SPEECH] if seconds == usual_seconds else measure(model, full, loss, seconds, mixed)
     if settings.front_end_steps:
-        found[CTC] = measure(model, batch, lambda b: model(**b, ctc_only=True).loss, usual_seconds, mixed)
+        found[CTC] = measure(model, batch, lambda b: model(**b, front_end_only=True).loss, usual_seconds, mixed)
     refuse_idle(recipe, model.keeps_text)
     if recipe.replay.text:
         found[TEXT] = measure(model, replayed_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)

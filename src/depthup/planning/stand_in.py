@@ -98,10 +98,7 @@ def speech_batch(
 
 def _drafts(tokens: int, outputs: int, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Draft]:
     """Drafts of as many tokens as transcripts have."""
-    return [
-        Draft([0] * tokens, [max(1, length * (n + 1) // tokens // outputs) for n in range(tokens)])
-        for length in lengths.tolist()
-    ]
+    return [Draft("", [0] * tokens, [0] * tokens, [max(1, length // outputs)] * tokens) for length in lengths.tolist()]
 
 
 def replayed_batch(recipe: Recipe) -> Batch:

@@ -183,14 +183,17 @@ class SpeechTrainer(Trainer):
     ) -> torch.Tensor:
         """A sum over labels, divided by the labels of all ranks; times the ranks, since DDP averages over them."""
         settings = self.recipe.train
-        ctc_only = self.state.global_step < settings.front_end_steps
+        front_end_only = self.state.global_step < settings.front_end_steps
         accumulation = self.args.gradient_accumulation_steps
         if not self.model.config.ctc_outputs:
             del inputs["ctc_labels"], inputs["ctc_label_lengths"]
         outputs = model(
-            **inputs, ctc_weight=settings.ctc_weight, ctc_only=ctc_only, num_items_in_batch=num_items_in_batch
+            **inputs,
+            ctc_weight=settings.ctc_weight,
+            front_end_only=front_end_only,
+            num_items_in_batch=num_items_in_batch,
         )
-        return outputs.loss / accumulation if ctc_only else self.args.world_size * outputs.loss
+        return outputs.loss / accumulation if front_end_only else self.args.world_size * outputs.loss
 
     def _text_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Optional[torch.Tensor]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Optional
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from depthup.config import ConnectorConfig
 from depthup.model.ctc import CtcHead, ctc_loss
+from depthup.model.encoders.writer import Written
 
 
 @dataclass
@@ -28,6 +29,10 @@ class Sizes:
     """Standard deviation of the LLM's token embeddings."""
     tokenizer: Callable[[], Any]
     """Loads the base's tokenizer."""
+    writes: bool = False
+    """Whether the encoder has a decoder that writes drafts."""
+    spoken: bool = False
+    """Whether transcripts are lower case without punctuation."""
 
 
 @dataclass
@@ -42,6 +47,8 @@ class Speech:
     """[N, O, 257] of the CTC head, where there is one and it was asked for."""
     ctc_lengths: Optional[torch.Tensor] = None
     """[N], how much of O is real."""
+    texts: Optional[list[str]] = None
+    """What the front end made out, where it made a draft."""
 
 
 class Connector(nn.Module):
@@ -69,8 +76,22 @@ class Connector(nn.Module):
         """What the CTC head reads [N, L, width], and lengths [N]."""
         raise NotImplementedError
 
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor, embed: nn.Module, with_ctc: bool) -> Speech:
-        """frames [N, T, encoder width], lengths [N] -> what stands in their place; `embed` maps the LLM's tokens."""
+    def forward(
+        self,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        embed: nn.Module,
+        with_ctc: bool,
+        written: Optional[Sequence[Written]] = None,
+    ) -> Speech:
+        """What stands in the place of N recordings.
+
+        Args:
+            frames, lengths: [N, T, encoder width] and [N].
+            embed: maps the LLM's tokens.
+            with_ctc: whether the CTC head's outputs are wanted.
+            written: what the encoder model's own decoder made out, where it has one.
+        """
         raise NotImplementedError
 
     def spelling_loss(

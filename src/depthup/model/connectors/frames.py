@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,7 +12,7 @@ from torch import nn
 from depthup.config import ConnectorConfig
 from depthup.model.connectors.connector import Connector, Sizes, Speech
 from depthup.model.ctc import CtcHead
-from depthup.model.encoders.kind import frame_mask
+from depthup.model.encoders.writer import Written, frame_mask
 
 
 class FramesConnector(Connector):
@@ -38,7 +41,14 @@ class FramesConnector(Connector):
         out = self.linear2(F.gelu(self.linear1(self.norm(stacked))))
         return F.rms_norm(out, out.shape[-1:]) * self.sizes.embedding_std, self.output_lengths(lengths)
 
-    def forward(self, frames: torch.Tensor, lengths: torch.Tensor, embed: nn.Module, with_ctc: bool) -> Speech:
+    def forward(
+        self,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        embed: nn.Module,
+        with_ctc: bool,
+        written: Optional[Sequence[Written]] = None,
+    ) -> Speech:
         states, lengths = self.ctc_states(frames, lengths)
         if self.ctc_head is None or not with_ctc:
             return Speech(states, lengths)

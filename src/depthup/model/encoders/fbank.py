@@ -10,8 +10,9 @@ from torch import nn
 from transformers import PreTrainedConfig, WhisperFeatureExtractor
 
 from depthup.config import EncoderConfig
-from depthup.model.encoders.kind import SpeechEncoder, frame_mask, halved
+from depthup.model.encoders.kind import SpeechEncoder, halved
 from depthup.model.encoders.mel import LogMel
+from depthup.model.encoders.writer import frame_mask
 
 
 class Fbank(LogMel):

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrained
 
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
+from depthup.model.encoders.writer import Writer, Written
 
 SAMPLING_RATE = 16000
 FeatureTransform = Callable[[np.ndarray], np.ndarray]
@@ -48,6 +49,8 @@ class EncoderKind:
     """Padding reaches real frames, so clips go through one at a time."""
     trains: bool
     """Whether its weights train."""
+    writer: Optional[Writer] = None
+    """Runs the decoder of a model that has one, where the recipe keeps it."""
 
     def __init__(self, config: EncoderConfig, hf_config: Optional[PreTrainedConfig] = None) -> None:
         self.config, self.hf_config, self.trains = config, hf_config, config.train
@@ -120,6 +123,11 @@ class SpeechEncoder(nn.Module):
                 return nn.utils.rnn.pad_sequence(clips, batch_first=True), out_lengths
             return self.frames(features, lengths), out_lengths
 
+    def write(self, frames: torch.Tensor, lengths: torch.Tensor, temperature: float = 0.0) -> Optional[list[Written]]:
+        """What the model's own decoder writes of frames [N, T, output size]; None without one."""
+        writer = self.kind.writer
+        return writer.write(self.model, frames, lengths, temperature) if writer is not None else None
+
     def freeze(self) -> None:
         """Let train what the kind says trains."""
         for name, parameter in self.named_parameters():
@@ -129,11 +137,6 @@ class SpeechEncoder(nn.Module):
     def frames(self, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """As `EncoderKind.encode`."""
         return self.kind.encode(self.model, features, lengths)
-
-
-def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
-    """[N] -> [N, size] bool, true where a frame is real."""
-    return torch.arange(size, device=lengths.device) < lengths[:, None]
 
 
 def halved(lengths: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,8 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from depthup.config import EncoderConfig
-from depthup.model.encoders.kind import SAMPLING_RATE, EncoderKind, FeatureTransform, frame_mask
+from depthup.model.encoders.kind import SAMPLING_RATE, EncoderKind, FeatureTransform
+from depthup.model.encoders.writer import frame_mask
 
 SEE_PADDING = ("wav2vec2-conformer", "data2vec-audio")
 """Models whose later convolutions do not mask padding."""

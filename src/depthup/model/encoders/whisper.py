@@ -10,10 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from transformers import PreTrainedConfig
+from transformers.masking_utils import create_bidirectional_mask
 
 from depthup.config import EncoderConfig
-from depthup.model.encoders.kind import SAMPLING_RATE, frame_mask, halved
+from depthup.model.encoders.kind import SAMPLING_RATE, halved
 from depthup.model.encoders.mel import LogMel
+from depthup.model.encoders.writer import Writer, frame_mask
 
 
 class Whisper(LogMel):
@@ -27,6 +29,8 @@ class Whisper(LogMel):
         self.feature_size, self.output_size = hf_config.num_mel_bins, hf_config.d_model
         self.frame_rate = self.feature_rate / 2
         self.longest = round(hf_config.max_source_positions / self.frame_rate * SAMPLING_RATE)
+        if config.decoder:
+            self.writer = Writer(config, hf_config)
         if config.pad_to_30s:
             self.padded_length = 2 * hf_config.max_source_positions
 
@@ -45,12 +49,13 @@ class Whisper(LogMel):
 
     def model(self, load_weights: bool) -> nn.Module:
         whole: Any = super().model(load_weights)
-        model = whole.get_encoder()
+        model = whole if self.config.decoder else whole.get_encoder()
         if self.trains and not torch.cuda.is_available():
             model.set_attn_implementation("eager")  # the fused kernel's backward pass takes three times as long on CPUs
         return model
 
     def encode(self, model: Any, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        model = model.encoder if self.config.decoder else model
         out_lengths = self.output_lengths(lengths)
         if self.padded_length is not None:
             return model(features.transpose(1, 2)).last_hidden_state[:, : int(out_lengths.max())]
@@ -59,7 +64,9 @@ class Whisper(LogMel):
         x = F.gelu(model.conv2(x)).transpose(1, 2)
         x = x + model.embed_positions.weight[: x.shape[1]]
         out_real = frame_mask(out_lengths, x.shape[1])
-        mask = None if bool(out_real.all()) else out_real[:, None, None, :].expand(-1, 1, x.shape[1], -1)
+        mask = None
+        if not bool(out_real.all()):
+            mask = create_bidirectional_mask(config=model.config, inputs_embeds=x, attention_mask=out_real.long())
         for layer in model.layers:
             x = layer(x, mask)
         return model.layer_norm(x)

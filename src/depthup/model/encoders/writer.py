@@ -1,0 +1,164 @@
+"""Whisper's own decoder: what it writes of a recording is a draft for the LLM, and it can be taught by transcripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Optional
+
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer, PreTrainedConfig
+from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
+
+from depthup.config import EncoderConfig
+from depthup.errors import UserError
+
+TOKENS_PER_SECOND, TOKENS_AT_LEAST = 6, 8
+"""Most that is written of a recording, which speech does not reach but an endless loop does."""
+MULTILINGUAL = 51865
+"""Smallest vocabulary of a multilingual Whisper; all have a tokenizer with languages."""
+CERTAIN = 0.95
+"""Tokens that are likelier than this are never sampled."""
+IGNORE = -100
+
+
+def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    """[N] -> [N, size] bool, true where a frame is real."""
+    return torch.arange(size, device=lengths.device) < lengths[:, None]
+
+
+@dataclass
+class Written:
+    """What was written of one recording."""
+
+    text: str
+    units: list[int]
+    """For each character the number of the token that it stands in."""
+    states: torch.Tensor
+    """[tokens, width], what the decoder knew when it chose each token."""
+
+
+class Writer:
+    """Runs the decoder of a Hugging Face Whisper model on encoder frames; holds no weights."""
+
+    def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:
+        self.config, self.hf_config = config, hf_config
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        return AutoTokenizer.from_pretrained(self.config.name)
+
+    @cached_property
+    def languages(self) -> list[int]:
+        """Tokens that name a language; none where the model knows English alone, as OpenAI tells by the vocabulary."""
+        if self.hf_config.vocab_size < MULTILINGUAL:
+            return []
+        known = [self.token(f"<|{code}|>") for code in LANGUAGES]
+        return [token for token in known if token is not None]
+
+    def token(self, name: str) -> Optional[int]:
+        return self.tokenizer.get_vocab().get(name)
+
+    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """What every transcript begins with, [N, tokens]: in the recipe's language or in the likeliest of each clip."""
+        start = torch.full((len(frames), 1), self.token("<|startoftranscript|>"), device=frames.device)
+        ids = [start]
+        if self.languages:
+            if self.config.language:
+                known = self.token(f"<|{self.config.language}|>")
+                if known not in self.languages:
+                    raise UserError(
+                        f"encoder.language {self.config.language}: {self.config.name} knows no such language"
+                    )
+                ids.append(torch.full_like(start, known))
+            else:
+                with torch.no_grad():
+                    logits = self.logits(model, self.states(model, start, frames, real)[:, -1])
+                of_languages = torch.tensor(self.languages, device=frames.device)
+                ids.append(of_languages[logits[:, self.languages].argmax(-1)][:, None])
+            ids.append(torch.full_like(start, self.token("<|transcribe|>")))
+        return torch.cat([*ids, torch.full_like(start, self.token("<|notimestamps|>"))], 1)
+
+    def states(
+        self, model: Any, ids: torch.Tensor, frames: torch.Tensor, real: torch.Tensor, cache: Optional[Cache] = None
+    ) -> torch.Tensor:
+        """The decoder's last states [N, T, width] for ids [N, T], after those in the cache.
+
+        Whisper's own forward pass does not hide padded frames, of which `real` [N, frames] are none.
+        """
+        decoder = model.decoder
+        past = cache.get_seq_length() if cache is not None else 0
+        positions = torch.arange(past, past + ids.shape[1], device=ids.device)
+        x = decoder.embed_tokens(ids) + decoder.embed_positions.weight[positions]
+        causal = create_causal_mask(config=decoder.config, inputs_embeds=x, attention_mask=None, past_key_values=cache)
+        hidden = create_bidirectional_mask(
+            config=decoder.config, inputs_embeds=x, attention_mask=real.long(), encoder_hidden_states=frames
+        )
+        for layer in decoder.layers:
+            x = layer(
+                x, causal, frames, encoder_attention_mask=hidden, past_key_values=cache, use_cache=cache is not None
+            )
+        return decoder.layer_norm(x)
+
+    def logits(self, model: Any, states: torch.Tensor) -> torch.Tensor:
+        """[..., width] -> [..., vocabulary], float32; Whisper's output layer is its table of embeddings."""
+        return F.linear(states, model.decoder.embed_tokens.weight).float()
+
+    @torch.no_grad()
+    def write(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, temperature: float = 0.0) -> list[Written]:
+        """What is said in frames [N, T, width], lengths [N]; drawn at a temperature where it is not 0 and in doubt."""
+        real = frame_mask(lengths, frames.shape[1])
+        begun = self.beginning(model, frames, real)
+        end = self.tokenizer.eos_token_id
+        seconds = (lengths / 50).tolist()
+        limits = [TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * s) for s in seconds]
+        cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        tokens: list[list[int]] = [[] for _ in limits]
+        told: list[torch.Tensor] = []
+        going = set(range(len(limits)))
+        ids = begun
+        while going:
+            told.append(self.states(model, ids, frames, real, cache)[:, -1])
+            logits = self.logits(model, told[-1])
+            logits[:, end + 1 :] = -torch.inf  # languages, tasks, times
+            ids = _choose(logits, temperature)[:, None]
+            for row, token in enumerate(ids[:, 0].tolist()):
+                if row in going and token != end:
+                    tokens[row].append(token)
+                if row in going and (token == end or len(tokens[row]) >= limits[row]):
+                    going.remove(row)
+        states = torch.stack(told, 1)
+        return [self._written(row, states[i, : len(row)]) for i, row in enumerate(tokens)]
+
+    def _written(self, tokens: list[int], states: torch.Tensor) -> Written:
+        text, units = "", []
+        for unit in range(len(tokens)):
+            # The bytes of a character may be spread over tokens; it stands in the one that ends it.
+            so_far = self.tokenizer.decode(tokens[: unit + 1]).rstrip("\ufffd")
+            units += [unit] * (len(so_far) - len(text))
+            text = so_far
+        return Written(text, units[: len(text)], states)
+
+    def loss(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
+        """Mean cross-entropy of the tokens of N transcripts, each token after those before it."""
+        real = frame_mask(lengths, frames.shape[1])
+        begun = self.beginning(model, frames, real)
+        end = self.tokenizer.eos_token_id
+        rows = [torch.tensor(self.tokenizer(" " + t, add_special_tokens=False)["input_ids"] + [end]) for t in texts]
+        labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE).to(frames.device)
+        ids = torch.cat([begun, labels[:, :-1].clamp(min=0)], 1)
+        states = self.states(model, ids, frames, real)[:, begun.shape[1] - 1 :]
+        return F.cross_entropy(self.logits(model, states)[labels != IGNORE], labels[labels != IGNORE])
+
+
+def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
+    """The likeliest of each row, or one drawn at the temperature where the likeliest is not certain."""
+    if not temperature:
+        return logits.argmax(-1)
+    likeliest = logits.softmax(-1).max(-1)
+    drawn = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
+    return torch.where(likeliest.values > CERTAIN, likeliest.indices, drawn)

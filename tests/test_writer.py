@@ -1,0 +1,125 @@
+"""Whisper's own decoder as the maker of drafts: what transformers generates, whatever is beside it in a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutput
+
+from depthup.config import ConnectorConfig, DataConfig, EncoderConfig
+from depthup.data import read_audio
+from depthup.data.cuts import load_cuts
+from depthup.data.transcripts import spoken, transcript
+from depthup.errors import UserError
+from depthup.model.connectors.connector import Sizes
+from depthup.model.connectors.draft import DraftConnector
+from depthup.model.encoders import encoder_kind
+from depthup.model.encoders.writer import Writer, Written
+
+SHARED = Path(__file__).parents[1].parent / "shared"
+WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "commonvoice-en" / "test.jsonl"
+
+
+@pytest.fixture(scope="module")
+def heard():
+    """Whisper tiny.en with its decoder, and features and frames of four recordings."""
+    if not (WHISPER.is_dir() and SPEECH.is_file()):
+        pytest.skip(f"needs {WHISPER} and {SPEECH}")
+    kind = encoder_kind(EncoderConfig(name=str(WHISPER), decoder=True, train=True))
+    encoder = kind.build(load_weights=True).eval()
+    extractor = kind.feature_extractor()
+    cuts = list(load_cuts(str(SPEECH), DataConfig()))[:4]
+    features = [kind.features(extractor, read_audio(cut, 16000), None, "cpu") for cut in cuts]
+    lengths = torch.tensor([len(f) for f in features])
+    with torch.no_grad():
+        frames, frame_lengths = encoder(kind.pad(features), lengths)
+    return encoder, [torch.from_numpy(f) for f in features], frames, frame_lengths
+
+
+def test_a_draft_is_what_transformers_generates_and_a_batch_equals_each_alone(heard):
+    encoder, features, frames, lengths = heard
+    model = WhisperForConditionalGeneration.from_pretrained(WHISPER, dtype=torch.float32).eval()
+    together = encoder.write(frames, lengths)
+    for i, clip in enumerate(features):
+        with torch.no_grad():
+            alone = encoder(clip[None], torch.tensor([len(clip)]))
+        (written,) = encoder.write(*alone)
+        assert written.text == together[i].text and written.text.strip()
+        torch.testing.assert_close(written.states, together[i].states, rtol=1e-3, atol=1e-3)
+        theirs = model.generate(
+            encoder_outputs=BaseModelOutput(alone[0]),
+            decoder_input_ids=torch.tensor([[50257, 50362]]),
+            max_new_tokens=len(written.states),
+        )
+        assert encoder.kind.writer.tokenizer.decode(theirs[0], skip_special_tokens=True) == written.text
+
+
+def test_its_loss_is_that_of_transformers(heard):
+    encoder, _, frames, lengths = heard
+    model = WhisperForConditionalGeneration.from_pretrained(WHISPER, dtype=torch.float32).eval()
+    texts, tokenizer = ["he said so", "and went"], encoder.kind.writer.tokenizer
+    total = count = 0
+    for i, text in enumerate(texts):
+        ids = tokenizer(" " + text, add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
+        labels = torch.tensor([[-100, *ids]])
+        given = torch.tensor([[50257, 50362, *ids[:-1]]])
+        out = model(encoder_outputs=(frames[i : i + 1, : lengths[i]],), decoder_input_ids=given, labels=labels)
+        total, count = total + float(out.loss) * len(ids), count + len(ids)
+    ours = encoder.kind.writer.loss(encoder.model, frames[:2], lengths[:2], texts)
+    assert float(ours) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_each_token_of_the_llm_gets_the_states_of_the_words_it_shares_letters_with():
+    class Words:
+        is_fast = True
+
+        def __call__(self, text, **_):
+            """One token per word, with the space before it."""
+            spans, start = [], 0
+            for word in text.split(" ")[1:]:
+                spans.append((start, start + 1 + len(word)))
+                start += 1 + len(word)
+            return {"input_ids": list(range(len(spans))), "offset_mapping": spans}
+
+    sizes = Sizes(4, 8, 1, 0, 1.0, Words, writes=True, spoken=True)
+    connector = DraftConnector(ConnectorConfig(name="draft", slices=1), sizes)
+    pieces = [" It", "'s", " nine", "teen", ",", " isn't", " it", "?"]
+    written = Written("".join(pieces), [i for i, piece in enumerate(pieces) for _ in piece], torch.zeros(8, 4))
+    draft = connector._written(written)
+    assert draft.text == "it's nineteen isn't it"
+    assert list(zip(draft.starts, draft.ends, strict=True)) == [(0, 2), (2, 4), (5, 6), (6, 7)]
+
+
+@pytest.mark.parametrize(
+    "text, plain",
+    [
+        ("Don\u2019t go -- it\u2019s 5 o\u2019clock!", "don't go it's 5 o'clock"),
+        ("\u00abL\u2019\u00e9t\u00e9 \u00bb, dit-il.", "l'\u00e9t\u00e9 dit il"),
+        ("'quoted' rock 'n' roll", "quoted rock n roll"),
+        ("\u4f60\u597d\uff0c\u4e16\u754c", "\u4f60\u597d \u4e16\u754c"),
+        ("  ...  ", ""),
+    ],
+)
+def test_spoken_transcripts(text, plain):
+    kept, places = spoken(text)
+    assert kept == plain == transcript(text, DataConfig(transcripts="spoken"))
+    assert len(places) == len(kept)
+    assert all(text[p].lower() == c for c, p in zip(kept, places, strict=True) if c.isalnum())
+
+
+def test_an_english_model_takes_no_language_and_a_multilingual_one_only_those_it_knows(heard):
+    encoder, _, frames, lengths = heard
+    writer = encoder.kind.writer
+    real = torch.ones(frames.shape[:2], dtype=torch.bool)
+    assert writer.beginning(encoder.model, frames, real).tolist() == [[50257, 50362]] * 4
+    tokens = {"<|startoftranscript|>": 0, "<|en|>": 1, "<|fr|>": 2, "<|transcribe|>": 3, "<|notimestamps|>": 4}
+    several = Writer(EncoderConfig(name="w", language="fr"), WhisperConfig())
+    several.tokenizer = SimpleNamespace(get_vocab=lambda: tokens)
+    assert several.beginning(None, frames[:1], real).tolist() == [[0, 2, 3, 4]]
+    several.config.language = "xx"
+    with pytest.raises(UserError, match="encoder.language xx"):
+        several.beginning(None, frames[:1], real)
