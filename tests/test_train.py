@@ -144,6 +144,22 @@ def test_gradient_checkpointing_and_accumulation_change_no_result(tmp_path):
     assert_same(plain, loaded)
 
 
+def test_the_front_end_of_a_run_starts_another_with_other_layers_and_data(tmp_path):
+    recipe = save_recipe(tmp_path)
+    first = train(recipe, "--train.front_end_steps=2", "--train.max_steps=1", "--output_dir", str(tmp_path / "first"))
+    still = ["--train.max_steps=1", "--train.learning_rate=0", "--train.speech_learning_rate=0"]
+    start = [f"--init_from={first}", "--init_part=front_end"]
+    for name, changes in {"layers": ["--upscale.num_layers=2"], "lora": ["--method=lora"]}.items():
+        second = weights(train(recipe, *still, *start, *changes, "--output_dir", str(tmp_path / name)))
+        for key, tensor in weights(first).items():
+            if not key.startswith("llm."):
+                assert torch.equal(second[key], tensor), key
+    with pytest.raises(depthup.UserError, match="another shape"):
+        train(recipe, *start, "--connector.name=draft", "--output_dir", str(tmp_path / "c"))
+    with pytest.raises(depthup.UserError, match="init_part"):
+        train(recipe, "--init_part=front_end", "--output_dir", str(tmp_path / "d"))
+
+
 def test_training_starts_from_a_checkpoint_with_the_same_layers_only(tmp_path):
     recipe = save_recipe(tmp_path)
     first = train(recipe, "--train.max_steps=3", "--output_dir", str(tmp_path / "first"))

@@ -116,7 +116,11 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     refuse_idle(recipe, model.keeps_text)
     processor = SpeechProcessor.build(model.config)
     if recipe.init_from:
-        checkpoint.load_trained(model, checkpoint.find(recipe.init_from), may_lack="connector.ctc_head.")
+        start = checkpoint.find(recipe.init_from)
+        if recipe.init_part == "front_end":
+            checkpoint.load_trained(model, start, part=checkpoint.FRONT_END)
+        else:
+            checkpoint.load_trained(model, start, may_lack="connector.ctc_head.")
     if last:
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)

@@ -280,7 +280,10 @@ class Recipe:
     configs: dict[str, str] = field(default_factory=dict)
     """`config.json` files of base and encoder by name, relative to the recipe: with them plans need no hub."""
     init_from: Optional[str] = None
-    """Checkpoint whose trained weights are the start, made by `upscale` or by an earlier run with the same layers."""
+    """Checkpoint whose trained weights are the start, made by `upscale` or by an earlier run, on any data."""
+    init_part: Literal["all", "front_end"] = "all"
+    """What is taken from `init_from`: `all`, of a run with the same layers, or the `front_end` (encoder and connector)
+    of any run with the same one, whatever it adapted."""
     method: Method = "depth_upscale"
     """What is adapted: `full`, `lora`, `depth_upscale`, or `depth_upscale+lora`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
@@ -303,6 +306,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
+        _require(
+            self.init_part == "all" or self.init_from is not None,
+            "init_part: front_end of which checkpoint? Give it with init_from",
+        )
         _require(
             self.base_quantization == "none" or self.method != "full",
             f"base_quantization {self.base_quantization}: method full trains the base's weights; use another or none",

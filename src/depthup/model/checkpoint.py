@@ -20,6 +20,8 @@ from depthup.model.remote_code import write_code
 from depthup.model.upscale import ModelSummary
 
 WEIGHTS = "model.safetensors"
+FRONT_END = ("encoder.", "connector.")
+"""How the names of its tensors begin."""
 
 
 class Trained(Protocol):
@@ -80,16 +82,16 @@ def save_trained(model: Trained, directory: Path, tensors: Optional[dict[str, to
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
-def load_trained(model: Trained, directory: Path, may_lack: str = "") -> None:
-    """Fill in the trained tensors of a checkpoint.
+def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tuple[str, ...] = ("",)) -> None:
+    """Fill in the trained tensors of a checkpoint, or those of one `part`, by the beginnings of their names.
 
     Raises UserError when it is truncated or holds other tensors; it may lack those named `may_lack`...
     """
     path = directory / WEIGHTS
-    wanted = trained_tensors(model)
+    wanted = {name: tensor for name, tensor in trained_tensors(model).items() if name.startswith(part)}
     try:
         with safe_open(path, "pt") as file:
-            names = set(file.keys())
+            names = {name for name in file.keys() if name.startswith(part)}  # noqa: SIM118
             allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
             if odd := sorted((names | allowed) ^ set(wanted)):
                 raise UserError(f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; other layers?")

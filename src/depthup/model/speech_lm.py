@@ -503,7 +503,7 @@ def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:
 
 
 def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
-    wanted = recipe.train.ctc_weight > 0 or recipe.train.front_end_steps > 0
+    wanted = recipe.train.ctc_weight > 0 or recipe.train.front_end_steps > 0 or recipe.init_part == "front_end"
     return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0
 
 
