@@ -1,99 +1,119 @@
-"""Every speech encoder: padding changes nothing, frozen stays frozen, and the processor counts its frames."""
+"""Every speech encoder: padding changes nothing, frozen stays frozen, and frames are counted before they are made."""
 
 from __future__ import annotations
 
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_run import save_base, save_recipe
-from transformers import (
-    Data2VecAudioConfig,
-    Data2VecAudioModel,
-    HubertConfig,
-    HubertModel,
-    Wav2Vec2Config,
-    Wav2Vec2ConformerConfig,
-    Wav2Vec2ConformerModel,
-    Wav2Vec2FeatureExtractor,
-    Wav2Vec2Model,
-    WavLMConfig,
-    WavLMModel,
-    WhisperConfig,
-    WhisperFeatureExtractor,
-    WhisperModel,
-)
+from tiny_encoders import ENCODERS, save_encoder
+from transformers import WhisperModel
 
 import depthup
 from depthup.config import EncoderConfig
-from depthup.model.encoders import encoder_kind
+from depthup.model.encoders import EncoderKind, SpeechEncoder, encoder_kind
 from depthup.recipe import load_recipe
-
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
-CONVS = {"conv_dim": (8, 8), "conv_stride": (160, 2), "conv_kernel": (200, 3), "num_conv_pos_embedding_groups": 2}
-WAVE = {**SMALL, **CONVS, "num_feat_extract_layers": 2, "num_conv_pos_embeddings": 8}
-WHISPER = {"d_model": 16, "encoder_layers": 2, "decoder_layers": 1, "encoder_attention_heads": 2}
-KINDS = {
-    "whisper": lambda: WhisperModel(WhisperConfig(**WHISPER, decoder_attention_heads=2, num_mel_bins=80)),
-    "wav2vec2 group norm": lambda: Wav2Vec2Model(Wav2Vec2Config(**WAVE, feat_extract_norm="group")),
-    "wav2vec2 layer norm": lambda: Wav2Vec2Model(Wav2Vec2Config(**WAVE, feat_extract_norm="layer")),
-    "wav2vec2 adapter": lambda: Wav2Vec2Model(
-        Wav2Vec2Config(**WAVE, feat_extract_norm="layer", add_adapter=True, num_adapter_layers=2, adapter_stride=2)
-    ),
-    "wav2vec2-conformer": lambda: Wav2Vec2ConformerModel(
-        Wav2Vec2ConformerConfig(**WAVE, feat_extract_norm="layer", conv_depthwise_kernel_size=3)
-    ),
-    "data2vec-audio": lambda: Data2VecAudioModel(
-        Data2VecAudioConfig(**{**WAVE, "num_conv_pos_embeddings": 2}, conv_pos_kernel_size=3)
-    ),
-    "hubert": lambda: HubertModel(HubertConfig(**WAVE, feat_extract_norm="layer")),
-    "wavlm": lambda: WavLMModel(WavLMConfig(**WAVE, feat_extract_norm="layer")),
-}
-
-
-def save_encoder(directory: Path, kind: str) -> Path:
-    torch.manual_seed(0)
-    KINDS[kind]().save_pretrained(directory)
-    mel = kind == "whisper"
-    (WhisperFeatureExtractor() if mel else Wav2Vec2FeatureExtractor(do_normalize=True)).save_pretrained(directory)
-    return directory
 
 
 def clips(*lengths: int) -> list[np.ndarray]:
     return [np.random.default_rng(n).standard_normal(n).astype(np.float32) * 0.1 for n in lengths]
 
 
-def encoder_of(kind: str, tmp_path: Path) -> dict[str, object]:
-    """A recipe's section `encoder`."""
-    if kind == "fbank":
-        return {"name": "fbank"}
-    name = str(save_encoder(tmp_path / "encoder", kind.removesuffix(", padded")))
-    return {"name": name, "pad_to_30s": kind.endswith("padded")}
+@dataclass
+class Ears:
+    """A kind of encoder with weights and feature extractor."""
+
+    kind: EncoderKind
+    encoder: SpeechEncoder
+    extractor: Any
+
+    def __call__(self, *lengths: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames of clips of so many samples, and their lengths."""
+        padded = [np.pad(clip, (0, max(0, self.kind.shortest - len(clip)))) for clip in clips(*lengths)]
+        features = [self.kind.features(self.extractor, clip, None, "cpu") for clip in padded]
+        assert all(f.shape[1] == self.kind.feature_size for f in features)
+        with torch.no_grad():
+            return self.encoder(self.kind.pad(features), torch.tensor([len(f) for f in features]))
 
 
-@pytest.mark.parametrize("kind", ["fbank", "whisper, padded", *KINDS])
-def test_a_clip_is_heard_alike_alone_and_in_a_batch(kind, tmp_path):
-    recipe = load_recipe(save_recipe(tmp_path, encoder=encoder_of(kind, tmp_path)))
-    model = depthup.SpeechLM.from_recipe(recipe).eval()
+SLOW = {"SeamlessM4T": pytest.mark.slow}  # the whole model with its vocoder
+NAMES = [pytest.param(name, marks=SLOW.get(name, ())) for name in ("fbank", "whisper, padded", *ENCODERS)]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def ears(request, tmp_path_factory) -> Ears:
+    padded = request.param == "whisper, padded"
+    name = request.param.removesuffix(", padded")
+    if name != "fbank":
+        name = str(save_encoder(tmp_path_factory.mktemp("encoder"), name))
+    kind = encoder_kind(EncoderConfig(name=name, pad_to_30s=padded))
+    return Ears(kind, kind.build(load_weights=True).eval(), kind.feature_extractor())
+
+
+def test_a_clip_is_heard_alike_alone_and_in_a_batch(ears):
+    # Odd and even numbers of frames, whose last convolutions reach into the padding.
+    for short in (4001, 6900, 7300):
+        (alone,), _ = ears(short)
+        frames, _ = ears(short, 16500)
+        torch.testing.assert_close(frames[0, : len(alone)], alone, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("samples", [1, 800, 4001, 16000])
+def test_any_length_gives_as_many_frames_as_are_counted(ears, samples):
+    frames, lengths = ears(samples)
+    assert frames.shape == (1, int(lengths[0]), ears.kind.output_size) and frames.shape[1] >= 1
+    assert frames.isfinite().all()
+
+
+def test_frames_come_at_the_rate_that_is_said(ears):
+    seconds = 8
+    _, lengths = ears(16000 * seconds)
+    assert int(lengths[0]) == pytest.approx(seconds * ears.kind.frame_rate, abs=2)
+
+
+@pytest.mark.parametrize("name", ["fbank", "whisper", "wav2vec2, group norm", "parakeet encoder"])
+def test_the_processor_puts_a_placeholder_for_each_frame(name, tmp_path):
+    encoder = name if name == "fbank" else str(save_encoder(tmp_path / "encoder", name))
+    model = depthup.SpeechLM.from_recipe(load_recipe(save_recipe(tmp_path, encoder={"name": encoder}, augment={})))
     processor = depthup.SpeechProcessor.build(model.config)
-    short, long = clips(6900, 16500)  # an odd number of frames, whose last convolution reaches into the padding
+    for samples in (20, 16000):
+        batch = processor("<|audio|>", clips(samples))
+        speech = model.embed_speech(batch["input_features"], batch["input_lengths"])
+        count = int((batch["input_ids"] == model.config.audio_token_id).sum())
+        assert count == int(speech.lengths[0]) == speech.embeddings.shape[1] >= 1
+
+
+@pytest.mark.parametrize("name", ["Qwen2-Audio", "parakeet CTC"])
+def test_of_a_larger_model_the_encoder_s_own_weights_are_loaded(name, tmp_path):
+    kind = encoder_kind(EncoderConfig(name=str(save_encoder(tmp_path, name))))
+    ours = kind.build(load_weights=True).model.state_dict()
+    torch.manual_seed(0)
     with torch.no_grad():
-        alone = model(**processor("<|audio|> hm", [short])).logits[0]
-        batch = processor(["<|audio|> hm", "<|audio|> hm"], [short, long])
-        together = model(**batch).logits[0]
-    torch.testing.assert_close(together[batch["attention_mask"][0].bool()], alone, rtol=1e-3, atol=1e-3)
+        whole = ENCODERS[name][0]()
+        for parameter in whole.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    theirs = {k: v for k, v in whole.state_dict().items() if "audio_tower." in k or k.startswith("encoder.")}
+    assert ours and len(ours) == len(theirs)
+    assert all(torch.equal(ours[k.split("audio_tower.")[-1].removeprefix("encoder.")], v) for k, v in theirs.items())
 
 
-@pytest.mark.parametrize("kind", ["fbank", *KINDS])
-@pytest.mark.parametrize("samples", [20, 800, 4001, 16000])
-def test_any_length_gives_as_many_frames_as_placeholders(kind, samples, tmp_path):
-    model = depthup.SpeechLM.from_recipe(load_recipe(save_recipe(tmp_path, encoder=encoder_of(kind, tmp_path))))
-    processor = depthup.SpeechProcessor.build(model.config)
-    batch = processor("<|audio|>", clips(samples))
-    speech = model.embed_speech(batch["input_features"], batch["input_lengths"])
-    count = int((batch["input_ids"] == model.config.audio_token_id).sum())
-    assert count == int(speech.lengths[0]) == speech.embeddings.shape[1] >= 1
+def test_weights_that_are_missing_are_said_to_be(tmp_path):
+    directory = save_encoder(tmp_path, "whisper")
+    config = (directory / "config.json").read_text()
+    (directory / "config.json").write_text(config.replace('"encoder_layers": 2', '"encoder_layers": 3'))
+    with pytest.raises(depthup.UserError, match="has no weights for .* tensors"):
+        encoder_kind(EncoderConfig(name=str(directory))).build(load_weights=True)
+
+
+def test_masks_on_samples_are_refused(tmp_path):
+    encoder = {"name": str(save_encoder(tmp_path / "encoder", "hubert"))}
+    recipe = load_recipe(save_recipe(tmp_path, encoder=encoder, augment={"time_masks": 2}))
+    with pytest.raises(depthup.UserError, match="hears samples"):
+        depthup.SpeechLM.from_recipe(recipe)
 
 
 def test_padding_to_30_s_is_whisper_s_silence(tmp_path):

@@ -133,6 +133,11 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             torch.manual_seed(recipe.seed)
             known = configs.get(recipe.encoder.name)
             kind = encoder_kind(recipe.encoder, load_encoder_config(known) if known else None)
+            if not kind.has_mel and (recipe.augment.time_masks or recipe.augment.freq_masks):
+                raise UserError(
+                    f"augment.time_masks, augment.freq_masks: the encoder {recipe.encoder.name} hears samples, not "
+                    "log-mel frames that could be masked; set them to 0"
+                )
             encoder = kind.build(load_weights)
         counted = CONNECTORS[recipe.connector.name].positions_from_length
         stack = _frame_stack(kind.frame_rate, recipe.encoder.frame_rate) if counted else 1

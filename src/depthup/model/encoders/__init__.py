@@ -8,10 +8,16 @@ from transformers import PreTrainedConfig
 
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
+from depthup.model.encoders.audio_llms import AudioLLM
 from depthup.model.encoders.fbank import Fbank
 from depthup.model.encoders.kind import EncoderKind as EncoderKind
 from depthup.model.encoders.kind import SpeechEncoder as SpeechEncoder
 from depthup.model.encoders.kind import load_encoder_config as load_encoder_config
+from depthup.model.encoders.moonshine import Moonshine
+from depthup.model.encoders.parakeet import Parakeet
+from depthup.model.encoders.qwen_omni import QwenOmni
+from depthup.model.encoders.seamless import Seamless
+from depthup.model.encoders.speech_to_text import SpeechToText
 from depthup.model.encoders.waveform import Waveform
 from depthup.model.encoders.whisper import Whisper
 
@@ -19,6 +25,12 @@ KINDS: tuple[type[EncoderKind], ...] = (
     Fbank,
     Whisper,
     Waveform,
+    Seamless,
+    Moonshine,
+    Parakeet,
+    SpeechToText,
+    AudioLLM,
+    QwenOmni,
 )
 BY_NAME = {name: kind for kind in KINDS for name in kind.names}
 BY_TYPE = {name: kind for kind in KINDS for name in kind.model_types}
@@ -43,4 +55,6 @@ def encoder_kind(config: EncoderConfig, hf_config: Optional[PreTrainedConfig] = 
 def _refuse_idle(kind: EncoderKind) -> EncoderKind:
     if kind.config.pad_to_30s and kind.padded_length is None:
         raise UserError(f"encoder.pad_to_30s: {kind.config.name} was not trained on clips of 30 s; leave it out")
+    if kind.config.decoder and kind.writer is None:
+        raise UserError(f"encoder.decoder: {kind.config.name} has no decoder that writes here; leave it out")
     return kind

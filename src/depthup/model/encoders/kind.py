@@ -16,6 +16,8 @@ from depthup.errors import UserError
 from depthup.model.encoders.writer import Writer, Written
 
 SAMPLING_RATE = 16000
+UNUSED = ("masked_spec_embed",)
+"""Weights for training that a published encoder may lack."""
 FeatureTransform = Callable[[np.ndarray], np.ndarray]
 
 
@@ -31,10 +33,14 @@ class EncoderKind:
     """`model_type` of the Hugging Face configurations that are of this kind."""
     never_train: ClassVar[tuple[str, ...]] = ()
     """Parts of names of weights that stay as they are, even where the encoder trains."""
+    within: ClassVar[str] = ""
+    """What stands before the names of the encoder's weights in those of a larger model, as a regular expression."""
     feature_rate: float
     """Features in a second of audio."""
     feature_size: int
     """Numbers in a feature."""
+    has_mel: bool = True
+    """Features are of log-mel frames, which augmentation may mask."""
     frame_rate: float
     """Frames in a second of audio."""
     output_size: int
@@ -83,11 +89,25 @@ class EncoderKind:
         """The encoder itself, with random weights where none are loaded. Raises UserError."""
         return SpeechEncoder(self, self.model(load_weights))
 
-    def model(self, load_weights: bool) -> nn.Module:
-        """The Hugging Face model of which `encode` uses the encoder."""
-        if load_weights:
-            return from_hub(AutoModel, self.config.name, dtype=torch.float32)
-        return AutoModel.from_config(self.hf_config)
+    def model(self, load_weights: bool) -> Any:
+        """The Hugging Face model that `encode` runs."""
+        architecture = self.architecture()
+        if not load_weights:
+            make = AutoModel.from_config if architecture is AutoModel else architecture
+            return make(self.hf_config)
+        alone = {"config": self.hf_config, "key_mapping": {self.within: ""}} if self.within else {}
+        model, found = from_hub(architecture, self.config.name, dtype=torch.float32, output_loading_info=True, **alone)
+        if missing := [name for name in found["missing_keys"] if name not in UNUSED]:
+            raise UserError(
+                f"encoder {self.config.name}: has no weights for {len(missing)} tensors, such as {missing[0]}"
+            )
+        if hasattr(model.config, "apply_spec_augment"):
+            model.config.apply_spec_augment = False  # masking belongs to the recipe's augmentation
+        return model
+
+    def architecture(self) -> Any:
+        """The class of `model` in transformers."""
+        return AutoModel
 
     def encode(self, model: nn.Module, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """features [N, L, F], lengths [N] -> frames [N, T, output size], of which `output_lengths` are real.

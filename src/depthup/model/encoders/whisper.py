@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import nn
 from transformers import PreTrainedConfig
 from transformers.masking_utils import create_bidirectional_mask
 
@@ -21,7 +20,7 @@ from depthup.model.encoders.writer import Writer, frame_mask
 class Whisper(LogMel):
     """A Whisper encoder on clips of any length up to 30 s, with padding masked; 50 frames a second."""
 
-    model_types = ("whisper",)
+    model_types: ClassVar[tuple[str, ...]] = ("whisper",)
     never_train = ("conv", "embed_positions")
 
     def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:
@@ -47,9 +46,9 @@ class Whisper(LogMel):
     def output_lengths(self, lengths: torch.Tensor) -> torch.Tensor:
         return halved(lengths)
 
-    def model(self, load_weights: bool) -> nn.Module:
-        whole: Any = super().model(load_weights)
-        model = whole if self.config.decoder else whole.get_encoder()
+    def model(self, load_weights: bool) -> Any:
+        whole = super().model(load_weights)
+        model = whole if self.config.decoder else getattr(whole, "encoder", whole)
         if self.trains and not torch.cuda.is_available():
             model.set_attn_implementation("eager")  # the fused kernel's backward pass takes three times as long on CPUs
         return model
@@ -69,4 +68,8 @@ class Whisper(LogMel):
             mask = create_bidirectional_mask(config=model.config, inputs_embeds=x, attention_mask=out_real.long())
         for layer in model.layers:
             x = layer(x, mask)
+        return self.finish(model, x)
+
+    def finish(self, model: Any, x: torch.Tensor) -> torch.Tensor:
+        """What comes after the layers."""
         return model.layer_norm(x)
