@@ -130,6 +130,11 @@ class DataConfig:
     """Field or column with the audio."""
     text_field: str = "text"
     """Field or column with the transcript."""
+    ignore_fields: list[str] = field(default_factory=list)
+    """Fields to leave out: those that look like a time of the clip and are none are refused otherwise."""
+    channel: Literal["mix", "left", "right"] = "mix"
+    """Channel that is heard, unless a clip's `channel` says so itself; `mix` is their mean, or where that would cancel
+    the loudest."""
     transcripts: Literal["as_is", "spoken"] = "as_is"
     """`spoken` trains on lower case without punctuation, but with apostrophes within words; for sources that differ."""
     batch_seconds: float = 60.0

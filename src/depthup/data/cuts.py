@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import csv
-import gzip
 import importlib
 import json
-import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
@@ -25,12 +22,12 @@ from lhotse.serialization import deserialize_item
 
 from depthup.config import DataConfig
 from depthup.data.audio import audio_duration, audio_file, make_cut
+from depthup.data.manifest import CHANNELS, SUFFIXES, Stretch, rows, take_audio, take_stretch
 from depthup.data.mixing import Source, Sources
 from depthup.data.shar import is_shar, open_shar
 from depthup.data.spool import Spool
 from depthup.errors import UserError
 
-MANIFEST_SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv")
 # What `datasets` calls an audiofolder: a table beside the recordings, with their paths in `file_name`.
 AUDIOFOLDER_TABLES = ("metadata.jsonl", "metadata.csv")
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?:(?P<split>.+)")
@@ -43,11 +40,11 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
     """Cuts of a source, or of several one after the other; lazy, and iterable again and again.
 
     Sources: a JSONL manifest or CSV table (`audio`, relative to the manifest, `text`, optional `start`, `duration`,
-    `speaker`, `language`; other fields go into `supervision.custom`), a Lhotse cut manifest or Shar directory, Lhotse
-    supervisions with the recordings beside them, what `depthup data` wrote, here or elsewhere (see
-    `depthup.data.shar.open_shar`), a Hugging Face dataset (`name:split`, `owner/name:split`,
-    `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`) saved by `save_to_disk`, of Parquet
-    files, or of recordings with `metadata.csv`.
+    `end`, `channel`, `speaker`, `language`, or NeMo's and Kaldi's names of these; other fields go into
+    `supervision.custom`), a Lhotse cut manifest or Shar directory, Lhotse supervisions with the recordings beside them,
+    what `depthup data` wrote, here or elsewhere (see `depthup.data.shar.open_shar`), a Hugging Face dataset
+    (`name:split`, `owner/name:split`, `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`)
+    saved by `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
 
     Every cut has one supervision with a text that is not empty, unless `require_text` is false.
     A file whose header is asked for its duration and cannot be read gives a cut too: `read_audio` raises `BadAudio`.
@@ -66,7 +63,7 @@ def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
     if is_shar(source):
         cuts = open_shar(source, partial(_checked, where=source, require_text=require_text), config.strict)
     elif path.is_file():
-        if not path.name.endswith(MANIFEST_SUFFIXES):
+        if not path.name.endswith(SUFFIXES):
             raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
         if SUPERVISIONS in path.name:
             cuts = SupervisionCuts(path, require_text)
@@ -85,7 +82,7 @@ def open_dataset(source: str) -> Any:
     directory, _, split = source.partition(":")
     if Path(directory).expanduser().is_dir():
         return _load_local_dataset(Path(directory).expanduser(), split)
-    if (match := HUB_NAME.fullmatch(source)) and not source.endswith(MANIFEST_SUFFIXES):
+    if (match := HUB_NAME.fullmatch(source)) and not source.endswith(SUFFIXES):
         return _load_dataset(match["name"], source, match["split"], match["config"])
     raise UserError(f"{source}: no such file or directory (a Hugging Face dataset needs its split: `name:split`)")
 
@@ -109,8 +106,13 @@ class ManifestCuts:
     require_text: bool
 
     def __iter__(self) -> Iterator[Cut]:
-        for where, fields in _rows(self.path):
+        for where, fields in rows(self.path):
             yield self._cut(fields, where)
+
+    def check(self) -> None:
+        """Look at every row, without asking a recording for its length. Raises UserError."""
+        for where, fields in rows(self.path):
+            self._cut(fields, where, measure=False)
 
     def num_clips(self) -> int:
         """About how many: the lines of the file."""
@@ -120,18 +122,13 @@ class ManifestCuts:
         """By number; reads the manifest once, and the headers of recordings whose duration it does not state."""
         return Spool(self)
 
-    def _cut(self, fields: dict[str, Any], where: str) -> Cut:
+    def _cut(self, fields: dict[str, Any], where: str, measure: bool = True) -> Cut:
         if str(fields.get("type")).endswith("Cut") and "id" in fields:
             return _checked(_lhotse_cut(fields, where), where, self.require_text)
-        audio = _take_audio(fields, self.config.audio_field, where)
-        path = self.path.parent / os.path.expanduser(audio)
-        start = _take_seconds(fields, "start", where) or 0.0
-        duration = _take_seconds(fields, "duration", where)
-        if duration is None:
-            total = audio_duration(path)
-            # An unreadable file stays in, at a length no filter drops, so that whoever reads it can count and name it.
-            duration = self.config.min_duration if total is None else max(total - start, 0.0)
-        return _cut_from_fields(fields, where, path, start, duration, self.config, self.require_text)
+        path = self.path.parent / os.path.expanduser(take_audio(fields, self.config, where))
+        stretch = take_stretch(fields, self.config, where)
+        total = audio_duration(path) if stretch.duration is None and measure else None
+        return _cut_from_fields(fields, where, path, stretch, total, self.config, self.require_text)
 
 
 @dataclass(frozen=True)
@@ -146,8 +143,8 @@ class SupervisionCuts:
 
     def __iter__(self) -> Iterator[Cut]:
         beside = self.path.with_name(self.path.name.replace(SUPERVISIONS, RECORDINGS))
-        recordings = {fields.get("id"): json.dumps(fields) for _, fields in _rows(beside)}
-        for where, fields in _rows(self.path):
+        recordings = {fields.get("id"): json.dumps(fields) for _, fields in rows(beside)}
+        for where, fields in rows(self.path):
             try:
                 segment = SupervisionSegment.from_dict(fields)
                 recording = Recording.from_dict(json.loads(recordings[segment.recording_id]))
@@ -217,55 +214,35 @@ class DatasetCuts:
         if content is None or (content["bytes"] is None and content["path"] is None):
             raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
         audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
-        duration = audio_duration(audio) or self.config.min_duration
-        return _cut_from_fields(item, where, audio, 0.0, duration, self.config, self.require_text)
-
-
-def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of a manifest, each with the place it stands at. Raises UserError."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    read = _csv_rows if path.suffix == ".csv" else _json_rows
-    try:
-        with opener(path, "rt", encoding="utf-8-sig") as lines:
-            yield from read(lines, path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the manifest ({error}); write it as UTF-8 JSON lines") from error
-
-
-def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in enumerate(lines, 1):
-        where = f"{path}:{number}"
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{where}: not valid JSON ({error}); each line must be one object") from error
-        if not isinstance(fields, dict):
-            raise UserError(f"{where}: each line must be one JSON object, not {line.strip()[:40]}")
-        yield where, fields
-
-
-def _csv_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    reader = csv.DictReader(lines)
-    for row in reader:
-        yield f"{path}:{reader.line_num}", {name: value for name, value in row.items() if value}
+        stretch = Stretch(0.0, None, CHANNELS[self.config.channel])
+        return _cut_from_fields(item, where, audio, stretch, audio_duration(audio), self.config, self.require_text)
 
 
 def _cut_from_fields(
     fields: dict[str, Any],
     where: str,
     audio: Union[Path, bytes],
-    start: float,
-    duration: float,
+    stretch: Stretch,
+    total: float | None,
     config: DataConfig,
     require_text: bool,
 ) -> Cut:
+    """A cut of the fields of a row; `total` is the length of the recording where the row does not state the clip's."""
     text = fields.pop(config.text_field, None)
     if require_text:
         check_text(text, where, config.text_field)
-    speaker, language = fields.pop("speaker", None), fields.pop("language", None)
-    return make_cut(where, audio, text, start, duration, speaker, language, fields)
+    speaker, language = (_word(fields.pop(name, None)) for name in ("speaker", "language"))
+    duration = stretch.duration
+    if duration is None:
+        # An unreadable file stays in, at a length no filter drops, so that whoever reads it can count and name it.
+        duration = config.min_duration if total is None else max(total - stretch.start, 0.0)
+    whole = stretch.duration is None and total is not None
+    return make_cut(where, audio, text, stretch.start, duration, speaker, language, fields, stretch.channel, whole)
+
+
+def _word(value: Any) -> str | None:
+    """The name of a speaker or language, which may be written as a number."""
+    return None if value is None or value == "" else str(value)
 
 
 def check_text(text: Any, where: str, field: str = "text") -> None:
@@ -274,26 +251,6 @@ def check_text(text: Any, where: str, field: str = "text") -> None:
         raise UserError(f"{where}: no field `{field}`; add the transcript, or name its field with data.text_field")
     if not isinstance(text, str) or not text.strip():
         raise UserError(f"{where}: `{field}` must be a transcript that is not empty, not {text!r}; remove the clip")
-
-
-def _take_audio(fields: dict[str, Any], field: str, where: str) -> str:
-    audio = fields.pop(field, None)
-    if not isinstance(audio, str) or not audio:
-        raise UserError(f"{where}: no field `{field}` with a path; add it, or name it with data.audio_field")
-    return audio
-
-
-def _take_seconds(fields: dict[str, Any], field: str, where: str) -> float | None:
-    value = fields.pop(field, None)
-    if value is None:
-        return None
-    try:
-        seconds = float(value)
-    except (TypeError, ValueError):
-        seconds = math.nan
-    if not (math.isfinite(seconds) and seconds >= 0):
-        raise UserError(f"{where}: `{field}` must be a number of seconds, not {value!r}")
-    return seconds
 
 
 def _lhotse_cut(fields: dict[str, Any], where: str) -> Cut:
