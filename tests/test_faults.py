@@ -22,7 +22,7 @@ from depthup.cli import main
 from depthup.errors import UserError
 from depthup.evaluate.results import Evaluation, load_results
 from depthup.evaluate.text_tasks import TaskScore
-from depthup.train.trainer import checkpoints
+from depthup.train.run_directory import checkpoints
 
 EXACT = ("model.safetensors", "training_state.safetensors")
 TRAIN = {

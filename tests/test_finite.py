@@ -16,7 +16,8 @@ from test_train import assert_same, train
 
 import depthup
 from depthup.train.finite import MOST_IN_A_ROW
-from depthup.train.trainer import SpeechTrainer, checkpoints
+from depthup.train.run_directory import checkpoints
+from depthup.train.trainer import SpeechTrainer
 
 TRAIN = {
     "max_steps": 6,

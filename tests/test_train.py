@@ -15,7 +15,7 @@ from depthup import api
 from depthup.config import DataConfig
 from depthup.data import load_cuts, read_audio
 from depthup.recipe import load_recipe
-from depthup.train.trainer import last_checkpoint
+from depthup.train.run_directory import last_checkpoint
 
 
 def train(recipe: Path, *overrides: str) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
-import yaml
 from accelerate import PartialState
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
@@ -29,7 +28,7 @@ from depthup.model.instruction import Instruction
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.upscale import ModelSummary
-from depthup.recipe import RECIPE, differences, dump_recipe, load_recipe
+from depthup.recipe import checked, load_recipe
 from depthup.report.compare import Comparison
 from depthup.report.compare import compare as compare_runs
 from depthup.report.write import write as write_comparison
@@ -40,11 +39,6 @@ if TYPE_CHECKING:
     from depthup.planning.planner import TrainingPlan
 
 log = logging.getLogger("depthup")
-RESUMABLE = (
-    *("output_dir", "configs", "data.num_workers", "train.gradient_accumulation_steps", "train.gradient_checkpointing"),
-    *("train.logging_steps", "train.eval_", "train.save_", "train.report_to", "train.on_nan"),
-)
-"""Keys that may change between a run and its resumption."""
 
 
 def load(path: Union[str, Path], **kwargs: Any) -> tuple[SpeechLM, SpeechProcessor]:
@@ -71,6 +65,7 @@ def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: 
 
     Raises UserError, among others where `output_dir` holds something already.
     """
+    recipe = checked(recipe)
     if dry_run:
         return summary(recipe)
     if output_dir is None:
@@ -97,15 +92,22 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     Raises UserError, among others where `output_dir` holds a run of another recipe.
     """
     from depthup.train.engine import check_engine
-    from depthup.train.trainer import SpeechTrainer, last_checkpoint
+    from depthup.train.run_directory import claim
 
-    if not isinstance(recipe, Recipe):
-        recipe = load_recipe(recipe, overrides)
+    recipe = checked(recipe) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
     check_engine(recipe)
     run = Path(recipe.output_dir)
     processes = PartialState(cpu=not torch.cuda.is_available())
-    with processes.main_process_first():
-        _claim(run, recipe, processes.is_main_process)
+    with ExitStack() as held:
+        with processes.main_process_first():
+            claim(run, recipe, processes.is_main_process, held)
+        return _train(run, recipe)
+
+
+def _train(run: Path, recipe: Recipe) -> Path:
+    from depthup.train.run_directory import last_checkpoint
+    from depthup.train.trainer import SpeechTrainer
+
     last = last_checkpoint(run)
     if (run / checkpoint.WEIGHTS).is_file():
         log.warning("%s: this run is complete; nothing to do", run)
@@ -133,25 +135,6 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
                 processor.save_pretrained(partial)
                 checkpoint.save_trained(model, partial, weights)
     return run
-
-
-def _claim(run: Path, recipe: Recipe, main: bool) -> None:
-    """Refuse a directory that holds something else; the main process keeps the recipe in it and clears up."""
-    kept = run / RECIPE
-    if kept.is_file():
-        old = yaml.safe_load(kept.read_text(encoding="utf-8"))
-        changed = [k for k in differences(old, dataclasses.asdict(recipe)) if not k.startswith(RESUMABLE)]
-        if changed:
-            raise UserError(
-                f"{run}: holds a run with another {', '.join(changed)}; choose another --output_dir or remove it"
-            )
-    elif run.is_dir() and any(not path.name.startswith(files.PARTIAL) for path in run.iterdir()):
-        raise UserError(f"{run}: is not empty and holds no run of depthup; choose another --output_dir")
-    with files.disk_guard(run):
-        run.mkdir(parents=True, exist_ok=True)
-        if main:
-            files.clear(run)
-            files.write_text(kept, dump_recipe(recipe))
 
 
 def transcribe(model: SpeechLM, processor: SpeechProcessor, audio: Any, **options: Any) -> Any:

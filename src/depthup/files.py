@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import hashlib
 import json
+import logging
 import os
 import secrets
 import shutil
@@ -15,6 +18,8 @@ from typing import Any, Union
 from safetensors import SafetensorError
 
 from depthup.errors import UserError
+
+log = logging.getLogger("depthup")
 
 CACHE = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser()
 """What is kept on this machine between runs, in a folder for each kind."""
@@ -110,6 +115,49 @@ def disk_guard(directory: Path) -> Iterator[None]:
                 f"{directory}: no space left on the disk; what was complete is kept, free some and run the same again"
             ) from error
         raise
+
+
+def sha256(path: Path) -> str:
+    """Hexadecimal, of a file's contents."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keeps other processes out that ask for the same directory. Raises UserError where one is in it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    _locks.add(descriptor)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(
+                f"{directory}: another process is at work in it; wait for its end or choose another directory"
+            ) from error
+        except OSError as error:
+            # Some network file systems have no locks.
+            log.warning("%s: is not locked against a second process (%s)", directory, error.strerror)
+        yield
+    finally:
+        _locks.discard(descriptor)
+        os.close(descriptor)
+
+
+_locks: set[int] = set()
+
+
+def _leave_locks() -> None:
+    for descriptor in _locks:
+        os.close(descriptor)
+    _locks.clear()
+
+
+# A worker that outlives its killed parent for a moment must not keep the directory.
+os.register_at_fork(after_in_child=_leave_locks)
 
 
 def _beside(path: Path) -> Path:

@@ -50,6 +50,28 @@ def load_recipe(path: Union[str, Path, None] = None, overrides: Sequence[str] = 
     return recipe
 
 
+def checked(recipe: Recipe) -> Recipe:
+    """A recipe made in Python, held to what a YAML recipe is: types, choices, ranges. Raises UserError.
+
+    Sections may be mappings of some of their keys; paths may be `Path`.
+    """
+    values = _plain(dataclasses.asdict(recipe))
+    _check_keys(values, Recipe, "recipe")
+    try:
+        return Recipe(**recipe_parser().instantiate(recipe_parser().parse_object(values)).as_dict())
+    except (ArgumentError, ValueError, TypeError) as error:
+        raise UserError(one_line(error, "recipe")) from error
+
+
+def _plain(value: Any) -> Any:
+    """As YAML would give it."""
+    if isinstance(value, dict):
+        return {key: _plain(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return str(value) if isinstance(value, Path) else value
+
+
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every value shown."""
     return yaml.safe_dump(dataclasses.asdict(recipe), sort_keys=False, allow_unicode=True)

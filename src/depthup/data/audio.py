@@ -108,12 +108,13 @@ def read_audio(cut: Cut, sampling_rate: int) -> np.ndarray:
     if whole and seconds > most:
         raise BadAudio(f"{name}: has more than the {cut.duration:.2f} s that its header states; convert it again")
     for note in notes:
-        _say_once(note)
+        say_once(note)
     return samples
 
 
 @lru_cache(maxsize=LINES)
-def _say_once(line: str) -> None:
+def say_once(line: str) -> None:
+    """To the log, unless this process has said it before."""
     log.warning("%s", line)
 
 

@@ -9,8 +9,8 @@ import numpy as np
 import soxr
 
 from depthup.config import AugmentConfig, DataConfig
-from depthup.data.audio import read_audio
-from depthup.data.cuts import load_cuts
+from depthup.data.audio import BadAudio, read_audio, say_once
+from depthup.data.cuts import load_sources
 
 FRAMES_PER_SECOND = 100
 # A time mask never hides more than this share of a clip.
@@ -29,7 +29,8 @@ class Augmenter:
         self.config = config
         self.sampling_rate = sampling_rate
         recorded = config.noise is not None and config.noise != "white"
-        self.noises = list(load_cuts(str(config.noise), DataConfig(), require_text=False)) if recorded else []
+        self.source = load_sources(str(config.noise), DataConfig(), require_text=False) if recorded else None
+        self.noises = list(self.source or ())
 
     def waveform(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Changes mono float32 [samples]; the result is 1 / speed times as long. Levels may exceed 1."""
@@ -73,7 +74,11 @@ class Augmenter:
         return _filtered(samples, gain)
 
     def _add_noise(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        noise = self._recorded_noise(len(samples), rng) if self.noises else _coloured_noise(len(samples), rng)
+        try:
+            noise = self._recorded_noise(len(samples), rng) if self.noises else _coloured_noise(len(samples), rng)
+        except BadAudio as error:
+            say_once(f"left out a recording of augment.noise: {error}")
+            return samples
         snr_db = _uniform(self.config.noise_snr_db, rng)
         noise_power = np.mean(np.square(noise))
         if not noise_power:

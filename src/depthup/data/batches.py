@@ -76,8 +76,18 @@ class BatchStream(IterableDataset):
         self.num_bad = 0
         # Here, so that the workers of this process share what it reads.
         self.bucketing = Bucketing(self.clips, data)
-        if rank == 0 and (others := self.bucketing.num_clips - self.bucketing.num_fitting):
-            log.info("passed over %d clips not from %g to %g s long", others, data.min_duration, data.max_duration)
+        if rank == 0:
+            for line in self.bucketing.left_out():
+                log.warning("%s", line)
+
+    def fingerprint(self) -> dict[str, str]:
+        """Hashes of what the batches follow from beside the recipe, by the recipe's keys."""
+        found = {"data.train": self.clips.fingerprint()}
+        if self.augmenter.source is not None:
+            found["augment.noise"] = self.augmenter.source.fingerprint()
+        if self.replay is not None:
+            found["replay.text"] = self.replay.fingerprint()
+        return found
 
     def skip(self, num_batches: int) -> None:
         """Makes iteration start after this rank's first `num_batches`; they are only planned."""

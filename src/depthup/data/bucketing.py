@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -16,6 +17,24 @@ BATCHES = 3
 CLIPS_FOR_BUCKETS = 100_000
 # Clips whose durations are looked at together.
 CLIPS = 1_000_000
+# Clips left out that are named.
+NAMED = 3
+
+
+@dataclass
+class LeftOut:
+    """Clips that do not take part."""
+
+    clips: int = 0
+    seconds: float = 0.0
+    first: list[int] = field(default_factory=list)
+    """Numbers of the first few."""
+
+    def add(self, numbers: np.ndarray, seconds: np.ndarray, which: np.ndarray) -> None:
+        """Of clips [N] with these durations [N] those for which `which` [N] is true."""
+        self.clips += int(which.sum())
+        self.seconds += float(seconds[which].sum(dtype=np.float64))
+        self.first += numbers[which][: NAMED - len(self.first)].tolist()
 
 
 class Bucketing:
@@ -32,16 +51,32 @@ class Bucketing:
     def __init__(self, sources: Sources, data: DataConfig) -> None:
         self.sources, self.data = sources, data
         self.num_clips = int(sources.sizes.sum())
-        self.num_fitting = sum(
-            int(self._fits(sources.seconds(np.arange(first, min(first + CLIPS, self.num_clips)))).sum())
-            for first in range(0, self.num_clips, CLIPS)
-        )
-        if not self.num_fitting:
+        self.too_short, self.too_long = LeftOut(), LeftOut()
+        for first in range(0, self.num_clips, CLIPS):
+            numbers = np.arange(first, min(first + CLIPS, self.num_clips))
+            seconds = sources.seconds(numbers)
+            self.too_short.add(numbers, seconds, seconds < data.min_duration)
+            self.too_long.add(numbers, seconds, seconds > data.max_duration)
+        if self.too_short.clips + self.too_long.clips == self.num_clips:
             raise UserError(
                 f"data: no clip lasts between data.min_duration ({data.min_duration} s) and data.max_duration "
                 f"({data.max_duration} s); widen them or check the durations in the manifest"
             )
         self.bounds, self.batch_sizes = self._buckets()
+
+    def left_out(self) -> Iterator[str]:
+        """A line on the clips that are too short, and one on those too long: how many, how many hours, and which."""
+        bounds = {
+            f"shorter than data.min_duration ({self.data.min_duration:g} s)": self.too_short,
+            f"longer than data.max_duration and the encoder allow ({self.data.max_duration:g} s)": self.too_long,
+        }
+        for why, out in bounds.items():
+            if out.clips:
+                cuts = [cut.id for number in out.first if (cut := self.sources.cut(number)) is not None]
+                yield (
+                    f"left out {out.clips} of {self.num_clips} clips, {out.seconds / 3600:.3f} hours, {why}: "
+                    f"{', '.join(cuts)}{', ...' if out.clips > len(cuts) else ''}"
+                )
 
     def epoch(self, seed: int, epoch: int) -> Iterator[np.ndarray]:
         """Numbers [clips] of the clips of each batch, in order, which follows from `seed` and `epoch` alone."""

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,7 @@ from lhotse.cut import Cut
 from lhotse.lazy import count_newlines_fast
 from lhotse.serialization import deserialize_item
 
+from depthup import files
 from depthup.config import DataConfig
 from depthup.data.audio import audio_duration, audio_file, make_cut
 from depthup.data.manifest import CHANNELS, SUFFIXES, Stretch, rows, take_audio, take_stretch
@@ -51,10 +53,15 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
 
     Raises `UserError`, here or while iterating, naming the source, line or field that is wrong.
     """
+    return CutSet(load_sources(source, config, require_text))
+
+
+def load_sources(source: Union[str, Sequence[str]], config: DataConfig, require_text: bool = True) -> Sources:
+    """The same without Lhotse's wrapping. Raises UserError."""
     sources = [source] if isinstance(source, str) else list(source)
     if not sources:
         raise UserError("data: no recordings are given; name a manifest, e.g. data.train: train.jsonl")
-    return CutSet(Sources(tuple(_load_one(one, config, require_text) for one in sources)))
+    return Sources(tuple(_load_one(one, config, require_text) for one in sources))
 
 
 def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
@@ -92,9 +99,9 @@ def _check_first(cuts: Source, source: str) -> None:
     first = list(islice(cuts, FIRST_CLIPS))
     if not first:
         raise UserError(f"{source}: no clips in it; give a manifest with one clip a line")
-    files = [audio_file(cut) for cut in first]
-    if not any(file is None or file.is_file() for file in files):
-        raise UserError(f"{first[0].id}: no such audio file: {files[0]}; correct the path")
+    recordings = [audio_file(cut) for cut in first]
+    if not any(file is None or file.exists() for file in recordings):
+        raise UserError(f"{first[0].id}: no such audio file: {recordings[0]}; correct the path")
 
 
 @dataclass(frozen=True)
@@ -108,6 +115,9 @@ class ManifestCuts:
     def __iter__(self) -> Iterator[Cut]:
         for where, fields in rows(self.path):
             yield self._cut(fields, where)
+
+    def fingerprint(self) -> str:
+        return files.sha256(self.path)
 
     def check(self) -> None:
         """Look at every row, without asking a recording for its length. Raises UserError."""
@@ -142,14 +152,13 @@ class SupervisionCuts:
     require_text: bool
 
     def __iter__(self) -> Iterator[Cut]:
-        beside = self.path.with_name(self.path.name.replace(SUPERVISIONS, RECORDINGS))
-        recordings = {fields.get("id"): json.dumps(fields) for _, fields in rows(beside)}
+        recordings = {fields.get("id"): json.dumps(fields) for _, fields in rows(self._recordings)}
         for where, fields in rows(self.path):
             try:
                 segment = SupervisionSegment.from_dict(fields)
                 recording = Recording.from_dict(json.loads(recordings[segment.recording_id]))
             except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{where}: not a segment of a recording in {beside} ({error!r})") from error
+                raise UserError(f"{where}: not a segment of a recording in {self._recordings} ({error!r})") from error
             kind = MonoCut if isinstance(segment.channel, int) else MultiCut
             place: dict[str, Any] = {"start": segment.start, "duration": segment.duration, "channel": segment.channel}
             supervisions = [segment.with_offset(-segment.start)]
@@ -163,6 +172,13 @@ class SupervisionCuts:
     def clips(self) -> Spool:
         """By number; reads both files once."""
         return Spool(self)
+
+    def fingerprint(self) -> str:
+        return files.sha256(self.path) + files.sha256(self._recordings)
+
+    @property
+    def _recordings(self) -> Path:
+        return self.path.with_name(self.path.name.replace(SUPERVISIONS, RECORDINGS))
 
 
 def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> DatasetCuts:
@@ -195,6 +211,10 @@ class DatasetCuts:
     def clips(self) -> DatasetCuts:
         """Itself."""
         return self
+
+    def fingerprint(self) -> str:
+        """Of the durations: a dataset's own hash depends on where it lies."""
+        return sha256(self.seconds.tobytes()).hexdigest()
 
     @cached_property
     def seconds(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from hashlib import sha256
 from itertools import chain
 from typing import Protocol
 
@@ -39,6 +40,9 @@ class Source(Protocol):
 
     def clips(self) -> Clips: ...
 
+    def fingerprint(self) -> str:
+        """A hash of what the cuts follow from, so far as that can be had without reading the recordings."""
+
 
 @dataclass(frozen=True)
 class Sources:
@@ -59,6 +63,10 @@ class Sources:
     def clips(self) -> tuple[Clips, ...]:
         """Of each source."""
         return tuple(part.clips() for part in self.parts)
+
+    def fingerprint(self) -> str:
+        """A hash of all sources, in their order."""
+        return sha256(" ".join(part.fingerprint() for part in self.parts).encode()).hexdigest()
 
     @cached_property
     def sizes(self) -> np.ndarray:

@@ -201,7 +201,7 @@ def name_of(source: Source) -> str:
     """What errors call a source: a path, also one that is no text."""
     if isinstance(source, (str, Path)):
         return str(source).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-    return "audio" if isinstance(source, bytes) else "standard input"
+    return "standard input" if getattr(source, "name", "") == "<stdin>" else "audio"
 
 
 def _movable(source: Source, name: str) -> File:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,10 @@ class TextReplay:
         count = self.config.batch_tokens // self.config.row_tokens
         ids = torch.from_numpy(self.rows[rng.integers(len(self.rows), size=count)].astype(np.int64))
         return {**text_batch(ids), "seconds": torch.tensor(0.0)}
+
+    def fingerprint(self) -> str:
+        """A hash of all tokens."""
+        return sha256(self.rows.tobytes()).hexdigest()
 
     def _rng(self, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, number, STREAM])

@@ -79,6 +79,13 @@ class ShardCuts:
         """Itself."""
         return self
 
+    def fingerprint(self) -> str:
+        """Of where each clip stands and how long it is."""
+        digest = hashlib.sha256()
+        for first in range(0, len(self.index), ROWS):
+            digest.update(np.ascontiguousarray(self.index[first : first + ROWS]).tobytes())
+        return digest.hexdigest()
+
     @cached_property
     def index(self) -> np.ndarray:
         """Rows [clips] of `shard_index.CLIP`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import hashlib
 import json
 import re
 import tempfile
@@ -102,7 +101,7 @@ class ShardWriter:
                 np.save(partial / f"{number:06d}.npy", index_shard(f"{place}/{cuts_name}", f"{place}/{audio_name}"))
                 for name in (audio_name, cuts_name):
                     path = Path(place, name)
-                    shard.files[name] = {"sha256": sha256(path), "bytes": path.stat().st_size}
+                    shard.files[name] = {"sha256": files.sha256(path), "bytes": path.stat().st_size}
                     files.move(path, final / name)
             files.write_json(partial / f"{number:06d}.json", asdict(shard))
         return shard
@@ -152,12 +151,3 @@ def _own_rate(cut: Cut) -> int:
         return describe(source.source).rate
     except BadAudio:
         return cut.sampling_rate  # reading it will say what is wrong
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal, of a file's contents."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

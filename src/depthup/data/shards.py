@@ -30,7 +30,7 @@ from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
 from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest, shard_files
 from depthup.data.shard_index import INDEX, index_shard, write_index
 from depthup.data.shard_progress import ShardProgress
-from depthup.data.shard_writer import ShardWriter, Written, sha256
+from depthup.data.shard_writer import ShardWriter, Written
 from depthup.data.workers import in_processes
 from depthup.errors import UserError
 
@@ -108,14 +108,14 @@ def make_shards(
 def verify_shards(directory: Union[str, Path]) -> list[str]:
     """One line for each file of a directory of shards that is missing or damaged. Raises UserError."""
     root = Path(directory)
-    files = [
+    kept = [
         (root / SHARDS / name, known)
         for shard in read_manifest(str(root))["shards"]
         for name, known in shard["files"].items()
     ]
-    files.append((root / INDEX, read_manifest(str(root))["index"]))
+    kept.append((root / INDEX, read_manifest(str(root))["index"]))
     with ThreadPoolExecutor() as pool:  # hashing leaves Python's lock
-        return [line for line in pool.map(_damage, files) if line]
+        return [line for line in pool.map(_damage, kept) if line]
 
 
 def _damage(file: tuple[Path, dict[str, Any]]) -> str | None:
@@ -124,7 +124,7 @@ def _damage(file: tuple[Path, dict[str, Any]]) -> str | None:
         what = "is missing"
     elif path.stat().st_size != known["bytes"]:
         what = f"has {path.stat().st_size} bytes instead of {known['bytes']}"
-    elif sha256(path) != known["sha256"]:
+    elif files.sha256(path) != known["sha256"]:
         what = "is damaged, its checksum is another"
     else:
         return None
@@ -150,9 +150,9 @@ def _fingerprint(source: str, output: Path) -> str:
     if not path.exists():
         path = Path(source.partition(":")[0]).expanduser()  # a dataset directory with its split
     if path.is_file():
-        return sha256(path)
-    files = [file for file in path.rglob("*") if file.is_file() and output not in file.parents]
-    sizes = sorted((str(file.relative_to(path)), file.stat().st_size) for file in files)
+        return files.sha256(path)
+    inside = [file for file in path.rglob("*") if file.is_file() and output not in file.parents]
+    sizes = sorted((str(file.relative_to(path)), file.stat().st_size) for file in inside)
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest() if sizes else ""
 
 
@@ -221,7 +221,7 @@ def _write_index(root: Path, numbers: list[int]) -> dict[str, Any]:
     """Write the index of the shards with these numbers, and return its hash and size."""
     partial = root / PARTIAL / INDEX
     write_index(partial, (_rows(root, number) for number in numbers))
-    known = {"sha256": sha256(partial), "bytes": partial.stat().st_size}
+    known = {"sha256": files.sha256(partial), "bytes": partial.stat().st_size}
     files.move(partial, root / INDEX)
     return known
 

@@ -11,13 +11,14 @@ from lhotse.cut import Cut
 
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts, read_audio
+from depthup.data.audio import say_once
 from depthup.data.transcripts import transcript
 from depthup.errors import UserError
 from depthup.transcribe.batches import batches_of_like_length, inference
 
 
 def readable(clips: Iterable[Cut], processor: Any, data: DataConfig, source: str) -> tuple[list[Cut], list[np.ndarray]]:
-    """The clips whose audio can be read, and their samples; others are left out, or raised with `data.strict`.
+    """The clips whose audio can be read, and their samples; others are named, or raised with `data.strict`.
 
     Raises UserError if none is left.
     """
@@ -27,9 +28,10 @@ def readable(clips: Iterable[Cut], processor: Any, data: DataConfig, source: str
         try:
             audio.append(read_audio(cut, processor.sampling_rate))
             cuts.append(cut)
-        except BadAudio:
+        except BadAudio as error:
             if data.strict:
                 raise
+            say_once(f"skipped in validation: {error}")
     if not cuts:
         raise UserError(f"{source}: no clip in it can be read; check the manifest")
     return cuts, audio
@@ -38,7 +40,8 @@ def readable(clips: Iterable[Cut], processor: Any, data: DataConfig, source: str
 def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, limit: int | None = None) -> float:
     """Mean negative log likelihood in nats per transcript token over the clips of `source` (at most `limit`).
 
-    Clips whose audio cannot be read are left out, or raised with `data.strict`. Raises UserError if none is left.
+    Clips whose audio cannot be read are left out and named, or raised with `data.strict`. Raises UserError if none is
+    left.
     """
     cuts, audio = readable(islice(load_cuts(source, data), limit), processor, data, source)
     total, tokens = 0.0, 0

@@ -31,10 +31,8 @@ from depthup.train import engine
 from depthup.train.finite import FiniteSteps, telling
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
+from depthup.train.run_directory import STATE, checkpoints, last_checkpoint, refuse_changed, step_of
 from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state
-
-STATE = "trainer_state.json"
-"""The Trainer's own part of a checkpoint."""
 
 
 class SpeechTrainer(Trainer):
@@ -47,6 +45,7 @@ class SpeechTrainer(Trainer):
     def __init__(self, model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
         self.recipe = recipe
         self.audio_seconds = 0.0
+        self.data_fingerprint: dict[str, str] = {}
         if recipe.train.gradient_checkpointing:
             model.recompute_activations(lambda: fast_kernels(self.args.device))
         # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
@@ -77,7 +76,11 @@ class SpeechTrainer(Trainer):
             world_size=self.args.world_size,
             replay=self._replay(),
         )
-        stream.skip(self._batches_done() // self.args.world_size)
+        self.data_fingerprint = stream.fingerprint()
+        if (last := last_checkpoint(Path(self.args.output_dir))) is not None:
+            kept = load_rest(last)
+            refuse_changed(kept["data"], self.data_fingerprint, self.args.output_dir)
+            stream.skip(kept["batches"] // self.args.world_size)
         workers = data.num_workers
         return DataLoader(
             stream,
@@ -98,11 +101,6 @@ class SpeechTrainer(Trainer):
     def _batches_per_step(self) -> int:
         """Of all ranks."""
         return self.args.gradient_accumulation_steps * self.args.world_size
-
-    def _batches_done(self) -> int:
-        """Batches that all ranks had trained on at the last checkpoint, however many ranks there were."""
-        last = last_checkpoint(Path(self.args.output_dir))
-        return load_rest(last)["batches"] if last else 0
 
     def create_optimizer(self, model: Optional[nn.Module] = None) -> torch.optim.Optimizer:
         """AdamW over what trains: LLM, Hugging Face encoder and the rest of the front end, each at its own rate."""
@@ -313,6 +311,7 @@ class SpeechTrainer(Trainer):
             "wall_seconds": self.record.wall_seconds,
             "batches": self.state.global_step * self._batches_per_step,
             "left_out": self.finite.left_out,
+            "data": self.data_fingerprint,
         }
 
     def _load_counts(self, counts: dict[str, Any]) -> None:
@@ -323,21 +322,6 @@ class SpeechTrainer(Trainer):
         if checkpoint is not None:
             seed = self.recipe.seed + self.state.global_step
             load_rng(Path(checkpoint), self.args.process_index, self.args.world_size, seed)
-
-
-def last_checkpoint(run: Path) -> Optional[Path]:
-    """The newest checkpoint of a run."""
-    return next(reversed(checkpoints(run)), None)
-
-
-def checkpoints(run: Path) -> list[Path]:
-    """A run's checkpoints, oldest first; what else has such a name does not count."""
-    found = [path.parent for path in run.glob(f"{PREFIX_CHECKPOINT_DIR}-*/{STATE}")]
-    return sorted((path for path in found if path.name.rpartition("-")[2].isdigit()), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    return int(checkpoint.name.rpartition("-")[2])
 
 
 def training_arguments(recipe: Recipe) -> TrainingArguments:
