@@ -4,9 +4,9 @@
     python benchmarks/scale.py --hours 1000 --ranks 8 --num-buckets 10
 
 Shards are made up as `depthup data` would leave them (manifest.json, index.npy, cuts), without their audio, and removed
-afterwards; the index and 64 ranks' plan are the real ones. Durations are those of read speech, about: 65 % of the clips
-normal around 13.8 s (deviation 1.9 s), 35 % even from 1.5 to 13 s; 11.5 s on average. Cuts are written up to 1000
-hours. Each number of hours runs in a process of its own. A Markdown table on standard output.
+afterwards; the index and 64 ranks' plan are the real ones. Durations are about those of read speech
+(`report.read_speech_seconds`). Cuts are written up to 1000 hours. Each number of hours runs in a process of its own. A
+Markdown table on standard output.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import gzip
 import json
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from typing import Any
 import numpy as np
 from lhotse import CutSet, MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
+from report import apart, read_speech_seconds
 
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data import BatchStream
@@ -42,31 +42,23 @@ HOURS_WITH_CUTS = 1000
 WORKERS = 4
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--hours", default="10,100,1000,48000")
     parser.add_argument("--ranks", type=int, default=64)
     parser.add_argument("--batch-seconds", type=float, default=240.0)
     parser.add_argument("--num-buckets", type=int, default=DataConfig.num_buckets)
-    parser.add_argument("--folder", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.folder:
-        print(json.dumps(measure(options.folder, options)))
-        return 0
     rows, hours = [], [float(word) for word in options.hours.split(",")]
     for one in hours:
         with tempfile.TemporaryDirectory(prefix="depthup-scale-") as folder:
             write_shards(Path(folder), one)
-            words = [sys.executable, __file__, "--folder", folder, "--ranks", str(options.ranks)]
-            words += ["--batch-seconds", str(options.batch_seconds), "--num-buckets", str(options.num_buckets)]
-            result = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-        rows.append(json.loads(result.stdout.strip().splitlines()[-1]))
+            rows.append(apart(measure, folder, options))
         print(json.dumps(rows[-1]), file=sys.stderr, flush=True)
     print("| | " + " | ".join(f"{one:,.0f} h" for one in hours) + " |")
     print("|---" + "|---:" * len(rows) + "|")
     for name in rows[0]:
         print(f"| {name} | " + " | ".join(str(row[name]) for row in rows) + " |")
-    return 0
 
 
 class PlannedStream(BatchStream):
@@ -120,11 +112,8 @@ def measure(folder: str, options: argparse.Namespace) -> dict[str, str]:
 
 def write_shards(folder: Path, hours: float) -> None:
     """Shards without audio."""
-    rng = np.random.default_rng(0)
-    clips = round(hours * 3600 / MEAN_SECONDS)
-    long = rng.random(clips) < 0.65
-    seconds = np.where(long, rng.normal(13.8, 1.9, clips), rng.uniform(1.5, 13, clips)).clip(1, 20).astype(np.float32)
-    pieces = np.array_split(seconds, np.arange(SHARD_CLIPS, clips, SHARD_CLIPS))
+    seconds = read_speech_seconds(round(hours * 3600 / MEAN_SECONDS))
+    pieces = np.array_split(seconds, np.arange(SHARD_CLIPS, len(seconds), SHARD_CLIPS))
     write_index(folder / "index.npy", map(shard_rows, pieces))
     index = {"sha256": sha256(folder / "index.npy"), "bytes": (folder / "index.npy").stat().st_size}
     manifest = {"index": index, "shards": [{"number": n, "clips": len(one)} for n, one in enumerate(pieces)]}
@@ -190,4 +179,4 @@ def own_mb(file: str, name: str) -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -11,10 +11,7 @@ CTC is off: neighbours have none. The matrix rate is that of products of the mac
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import islice
@@ -23,7 +20,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from report import WITHOUT_CTC, now, save
+from report import WITHOUT_CTC, apart, now, save
 from torch.utils.flop_counter import FlopCounterMode
 
 from depthup.api import default_device
@@ -45,28 +42,19 @@ COLUMNS = (
 )
 
 
-def main() -> int:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe")
     parser.add_argument("--methods", default=DEFAULT)
     parser.add_argument("--steps", type=int, default=6, help="steps of each way")
-    parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options, overrides = parser.parse_known_args()
-    if options.one:
-        print(json.dumps(measure(options.recipe, options.methods, options.steps, overrides)))
-        return 0
     print(f"| method | {' | '.join(COLUMNS)} |\n|---|{'---:|' * len(COLUMNS)}", flush=True)
-    rows, failed = [], 0
+    rows = []
     for method in options.methods.split(","):
-        words = [sys.executable, __file__, options.recipe, "--one", "--methods", method, "--steps", str(options.steps)]
-        result = subprocess.run([*words, *overrides], stdout=subprocess.PIPE, text=True, check=False)
-        failed += result.returncode != 0
-        if not result.returncode:
-            rows.append(json.loads(result.stdout.strip().splitlines()[-1]))
-            print(line(rows[-1]), flush=True)
-    save(options.json, rows)
-    return 1 if failed else 0
+        rows.append(apart(measure, options.recipe, method, options.steps, overrides))
+        print(line(rows[-1]), flush=True)
+        save(options.json, rows)
 
 
 def line(found: dict) -> str:
@@ -147,4 +135,4 @@ def loss_everywhere(model: SpeechLM, batch: dict[str, torch.Tensor]) -> torch.Te
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -64,6 +64,11 @@ def test_each_method_trains_at_its_best_rate_and_again_does_nothing(recipe, call
     assert len(calls) == before
 
 
+def test_a_single_rate_is_taken_without_a_search(recipe, monkeypatch):
+    monkeypatch.delattr(Sweep, "_probe")
+    assert sweep_of(recipe, rates=(2e-4,))._search("full") == 2e-4
+
+
 def test_search_goes_beyond_an_end_but_not_for_ever(recipe, monkeypatch):
     sweep = sweep_of(recipe)
     losses = {1e-2: 3.0, 1e-3: 2.0, 1e-4: 1.0, 1e-5: 0.5, 1e-6: 0.1}

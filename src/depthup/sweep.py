@@ -53,7 +53,8 @@ class Sweep:
     """Trains each method on a recipe in processes of their own, so that one's memory and failure are its own.
 
     Every method gets the same search: a run of `search_steps` at each of `rates`, and while the best lies at an end, up
-    to twice, one more beyond it; the rate with the lowest validation loss trains for the recipe's own steps.
+    to twice, one more beyond it; the rate with the lowest validation loss trains for the recipe's own steps. A single
+    rate is taken as it is.
     """
 
     recipe: str
@@ -120,13 +121,15 @@ class Sweep:
         self.say(f"{name}: done{_summary(run)}")
 
     def _search(self, name: str) -> float:
+        if len(self.rates) == 1:
+            return self.rates[0]
         losses = {rate: self._probe(name, rate) for rate in self.rates}
         rates = sorted(self.rates)
-        ratio = rates[1] / rates[0] if len(rates) > 1 else 1.0
+        ratio = rates[1] / rates[0]
         for _ in range(MOST_EXTENSIONS):
             best = min(losses, key=lambda rate: losses[rate])
             beyond = {min(losses): best / ratio, max(losses): best * ratio}.get(best)
-            if ratio == 1.0 or beyond is None:
+            if beyond is None:
                 break
             losses[beyond] = self._probe(name, beyond)
         best = min(losses, key=lambda rate: losses[rate])
