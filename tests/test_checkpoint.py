@@ -11,10 +11,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from small_run import save_base, save_recipe
-from tiny import shake
+from tiny import shake, tiny_base
 
 import depthup
 from depthup.config import UpscaleConfig
+from depthup.model.base import fingerprint
 from depthup.recipe import load_recipe
 
 WEIGHTS = "model.safetensors"
@@ -94,6 +95,44 @@ def test_loaded_in_bfloat16_it_hears_as_it_was_trained_to(tmp_path):
     torch.testing.assert_close(alone.float(), exact, rtol=0.1, atol=0.1)
 
 
+def test_in_float16_the_base_is_known_and_hears_about_the_same(tmp_path):
+    _, checkpoint = saved(tmp_path)
+    (exact, processor), (half, _) = depthup.load(checkpoint), depthup.load(checkpoint, dtype="float16")
+    assert {p.dtype for p in half.llm.parameters()} == {torch.float16}
+    given = inputs(processor)
+    with torch.no_grad():
+        torch.testing.assert_close(half(**given).logits.float(), exact(**given).logits, rtol=0.05, atol=0.05)
+        moved = processor("<|audio|>", torch.zeros(9000)).to("cpu", torch.float16)  # as runners move their inputs
+        assert half(**moved).logits.isfinite().all()
+    with pytest.raises(depthup.UserError, match="dtype int8: choose float32"):
+        depthup.load(checkpoint, dtype="int8")
+
+
+def test_the_whole_model_goes_to_one_device(tmp_path):
+    _, checkpoint = saved(tmp_path)
+    for device_map in ("auto", "cpu", {"": "cpu"}, {"llm": "cpu", "encoder": torch.device("cpu")}):
+        assert depthup.SpeechLM.from_pretrained(checkpoint, device_map=device_map).device.type == "cpu"
+    for device_map in ("balanced", {"llm": "cpu", "encoder": 1}, "gpu"):
+        with pytest.raises(depthup.UserError, match="device_map .*goes to one device"):
+            depthup.SpeechLM.from_pretrained(checkpoint, device_map=device_map)
+
+
+def test_unknown_arguments_are_refused(tmp_path):
+    _, checkpoint = saved(tmp_path)
+    with pytest.raises(TypeError, match="unknown arguments low_cpu, nonsense"):
+        depthup.SpeechLM.from_pretrained(checkpoint, nonsense=1, low_cpu=True)
+    kernel = depthup.SpeechLM.from_pretrained(checkpoint, attn_implementation="eager").llm.config._attn_implementation
+    assert kernel == "eager"
+
+
+def test_what_is_saved_names_no_place_of_this_machine_but_base_and_encoder(tmp_path):
+    model, checkpoint = saved(tmp_path)
+    for file in checkpoint.iterdir():
+        if file.name != "model.safetensors":
+            assert file.read_text().count(str(tmp_path)) == (file.name == "config.json"), file
+    assert json.loads((checkpoint / "config.json").read_text())["base"] == model.config.base
+
+
 def test_a_wrong_or_changed_base_is_refused(tmp_path):
     model, checkpoint = saved(tmp_path)
     other = save_base(tmp_path / "other", seed=1)
@@ -112,7 +151,9 @@ def test_a_base_that_has_moved_can_be_named(tmp_path):
     with pytest.raises(depthup.UserError, match="no causal LM there"):
         depthup.load(checkpoint)
     loaded, _ = depthup.load(checkpoint, base=str(tmp_path / "elsewhere"))
-    assert loaded.config.base == str(tmp_path / "elsewhere")
+    assert fingerprint(loaded.load_base()) == model.config.base_hash
+    loaded.save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "config.json").read_text() == (checkpoint / "config.json").read_text()
 
 
 def test_a_truncated_checkpoint_is_refused(tmp_path):
@@ -132,10 +173,6 @@ def test_a_base_without_adaptation_is_no_checkpoint(tmp_path):
 
 
 def test_bfloat16_and_float32_bases_have_one_fingerprint():
-    from tiny import tiny_base
-
-    from depthup.model.base import fingerprint
-
     base = tiny_base().bfloat16()
     assert fingerprint(base) == fingerprint(base.float())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -216,8 +217,8 @@ def test_the_leaderboard_s_loop(checkpoint):
 
 def test_the_pipeline_transcribes_what_people_pass(checkpoint, model, processor, tmp_path):
     soundfile.write(tmp_path / "a.wav", clip(0.5), RATE, subtype="FLOAT")
-    asr = pipeline("automatic-speech-recognition", model=str(checkpoint), device="cpu", batch_size=4)
-    expected = api.transcribe(model, processor, clip(0.5), max_new_tokens=8)
+    asr = pipeline("automatic-speech-recognition", model=str(checkpoint), device="cpu", batch_size=4, vad="none")
+    expected = api.transcribe(model, processor, clip(0.5), max_new_tokens=8, vad="none")
     assert len(expected.text) > 0
     slow = np.repeat(clip(0.5), 2)
     given = [
@@ -234,8 +235,34 @@ def test_the_pipeline_transcribes_what_people_pass(checkpoint, model, processor,
         {"text": expected.text, "timestamp": (0.0, 0.5)}
     ]
     assert asr({"array": slow, "sampling_rate": 2 * RATE}, max_new_tokens=8)["text"]
+    with pytest.raises(depthup.UserError, match="CTC head"):
+        asr(given[0], return_timestamps="word")
     with pytest.raises(TypeError, match="temperature"):
         asr(given[0], generate_kwargs={"temperature": 0.5})
+
+
+def test_a_call_takes_what_people_pass(model, processor, tmp_path):
+    soundfile.write(tmp_path / "a.wav", clip(0.5), RATE, subtype="FLOAT")
+    missing = str(tmp_path / "none.wav")
+    said = partial(api.transcribe, model, processor, max_new_tokens=8, vad="none")  # else noise is no speech
+    text = said(clip(0.5)).text
+    one = [
+        str(tmp_path / "a.wav"),
+        tmp_path / "a.wav",
+        (tmp_path / "a.wav").as_uri(),
+        torch.from_numpy(clip(0.5)),
+        {"array": clip(0.5).astype(np.float64), "sampling_rate": RATE},
+        {"bytes": (tmp_path / "a.wav").read_bytes(), "path": "a.wav"},
+    ]
+    assert [said(given).text for given in one] == [text] * len(one) and len(text) > 0
+    assert [transcript.text for transcript in said(one)] == [text] * len(one)
+    assert [(Path(t.path).name, t.text) for t in said(str(tmp_path))] == [("a.wav", text)]
+    assert said((clip(0.5) * 32767).astype(np.int16)).text == text
+    told = said([str(tmp_path / "a.wav"), missing])
+    assert told[0].text == text and "none.wav" in told[1].error
+    for wrong, line in ((missing, "none.wav"), (np.zeros((2, 9), np.float32), "shape"), ({"array": [0.0]}, "rate")):
+        with pytest.raises(depthup.UserError, match=line):
+            said(wrong)
 
 
 def test_other_models_keep_their_own_pipeline():

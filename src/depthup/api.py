@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Optional, Union
@@ -16,10 +17,11 @@ from transformers.utils import logging as transformers_logging
 
 from depthup import files
 from depthup.config import DataConfig, Recipe
+from depthup.data.given import Given, is_given, name_given
 from depthup.data.replay import refuse_idle
 from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
-from depthup.data.waveform import waveform
+from depthup.data.waveform import URLS, waveform
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
 from depthup.evaluate.instructions import evaluate_instruction
@@ -72,9 +74,7 @@ def upscale(recipe: Recipe, output_dir: Union[str, Path, None] = None, dry_run: 
         raise UserError("upscale: give a directory to save to, or --dry-run")
     directory = files.new_directory(output_dir)
     model = SpeechLM.from_recipe(recipe)
-    with files.disk_guard(directory), files.filled(directory, last=checkpoint.WEIGHTS) as partial:
-        SpeechProcessor.build(model.config).save_pretrained(partial)
-        checkpoint.save_trained(model, partial)
+    checkpoint.save(model, directory, SpeechProcessor.build(model.config))
     return model.summary()
 
 
@@ -84,8 +84,19 @@ def summary(recipe: Recipe) -> ModelSummary:
         return SpeechLM.from_recipe(recipe, load_weights=False).summary()
 
 
-def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Path:
+def train(
+    recipe: Union[Recipe, str, Path],
+    overrides: Sequence[str] = (),
+    *,
+    train_dataset: Optional[Given] = None,
+    eval_dataset: Optional[Given] = None,
+) -> Path:
     """Adapt a base as a recipe says and return the directory of the trained checkpoint.
+
+    Args:
+        recipe: the recipe, or its file with `overrides` such as `--train.max_steps=100`.
+        train_dataset, eval_dataset: recordings instead of `data.train` and `data.validation`: a Hugging Face dataset,
+            or a list of dicts with `audio`, a path or `{"array", "sampling_rate"}`, `text`, and what a manifest has.
 
     A run that stands in `output_dir` already is resumed where its last checkpoint left it, also by another number of
     processes (`torchrun`), which is exact when accumulated batches times processes stay the same.
@@ -95,6 +106,10 @@ def train(recipe: Union[Recipe, str, Path], overrides: Sequence[str] = ()) -> Pa
     from depthup.train.run_directory import claim
 
     recipe = checked(recipe) if isinstance(recipe, Recipe) else load_recipe(recipe, overrides)
+    if train_dataset is not None:
+        recipe = replace(recipe, data=replace(recipe.data, train=name_given(train_dataset)))
+    if eval_dataset is not None:
+        recipe = replace(recipe, data=replace(recipe.data, validation=name_given(eval_dataset)))
     check_engine(recipe)
     run = Path(recipe.output_dir)
     processes = PartialState(cpu=not torch.cuda.is_available())
@@ -131,9 +146,7 @@ def _train(run: Path, recipe: Recipe) -> Path:
         trainer.run(last)
         weights = checkpoint.whole(checkpoint.trained_tensors(model))
         if trainer.is_world_process_zero():
-            with files.filled(run, last=checkpoint.WEIGHTS) as partial:  # a run with weights is complete
-                processor.save_pretrained(partial)
-                checkpoint.save_trained(model, partial, weights)
+            checkpoint.save(model, run, processor, weights)  # a run with weights is complete
     return run
 
 
@@ -148,19 +161,25 @@ def transcribe(model: SpeechLM, processor: SpeechProcessor, audio: Any, **option
     Raises UserError where a single recording cannot be read; of several, a file that cannot be read is told in its
     transcript's `error`. `depthup.transcribe.transcribe_files` gives each transcript as soon as it is ready.
     """
-    several = isinstance(audio, (list, tuple)) or (isinstance(audio, (str, Path)) and Path(audio).is_dir())
     recordings = list(audio) if isinstance(audio, (list, tuple)) else [audio]
-    if several and all(isinstance(one, (str, Path)) for one in recordings):
-        return list(transcribe_files(model, processor, recordings, **options))
-    samples = (waveform(one, processor.sampling_rate) for one in recordings)
-    found = list(transcribe_recordings(model, processor, samples, **options))
-    return found if several else found[0]
+    paths = [one for one in recordings if isinstance(one, (str, Path)) and not str(one).startswith(URLS)]
+    several = isinstance(audio, (list, tuple)) or any(Path(path).is_dir() for path in paths)
+    if len(paths) == len(recordings):
+        found = list(transcribe_files(model, processor, paths, **options))
+    else:
+        samples = (waveform(one, processor.sampling_rate) for one in recordings)
+        found = list(transcribe_recordings(model, processor, samples, **options))
+    if several or len(found) > 1:  # `channel="each"` makes several of one file
+        return found
+    if found[0].error is not None:
+        raise UserError(found[0].error)
+    return found[0]
 
 
 def evaluate(
     model: SpeechLM,
     processor: SpeechProcessor,
-    asr: Union[str, Sequence[str]] = (),
+    asr: Union[str, Sequence[str], Given] = (),
     text: Union[str, Path, None] = None,
     tasks: Sequence[str] = (),
     *,
@@ -173,7 +192,7 @@ def evaluate(
     """WER on recordings, drift from the base on a text, and scores of model and base on lm-eval tasks.
 
     Args:
-        asr: a source of recordings, or several.
+        asr: a source of recordings, or several, or recordings themselves as `train` takes them.
         text: a UTF-8 text file.
         tasks, text_data: names of lm-eval tasks, and a folder of local files for them; without one, from the hub.
         data: names of fields, and what to do with bad clips.
@@ -185,7 +204,8 @@ def evaluate(
     """
     found = Evaluation()
     data = data or DataConfig()
-    sources = [asr] if isinstance(asr, str) else asr
+    asr = name_given(asr) if is_given(asr) else asr
+    sources: Any = [asr] if isinstance(asr, str) else asr
     for source in sources:
         found.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit)
     base = cache(lambda: model.load_base().to(model.device))

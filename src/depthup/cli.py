@@ -224,6 +224,7 @@ def evaluate(words: list[str]) -> int:
     model, processor = _load(options)
     from depthup import api
     from depthup.config import DataConfig
+    from depthup.model.card import kept_current
     from depthup.report.degradation import print_tasks
     from depthup.report.terminal import print_asr, print_instruction, print_text
 
@@ -239,8 +240,9 @@ def evaluate(words: list[str]) -> int:
         limit=options.limit,
         instruction=_instruction(options, processor),
     )
-    if Path(options.checkpoint).is_dir():
-        found.keep(Path(options.checkpoint))
+    if (directory := Path(options.checkpoint)).is_dir():
+        with kept_current(model, directory):
+            found.keep(directory)
     if options.json:
         print(json.dumps(found.to_dict(), ensure_ascii=False))
         return 0
@@ -256,24 +258,39 @@ def evaluate(words: list[str]) -> int:
 
 
 def export(words: list[str]) -> int:
-    parser = _parser("export", "Write a checkpoint as a model that other tools load without depthup.")
-    parser.epilog = "example: depthup export runs/a a-llm --llm; AutoModelForCausalLM.from_pretrained('a-llm') loads it"
+    parser = _parser(
+        "export",
+        "Write a checkpoint with its base and encoder inside, which needs nothing else and can be pushed to the hub;\n"
+        "or as a text LLM that other tools load without depthup.",
+    )
+    parser.epilog = "example: depthup export runs/a my-model --push-to-hub me/my-model"
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
     parser.add_argument("output_dir", help="new directory")
-    what = parser.add_mutually_exclusive_group(required=True)
+    what = parser.add_mutually_exclusive_group()
     what.add_argument("--drop-layers", action="store_true", help="the base without inserted layers and adapters, exact")
     about = "the text LLM alone, of the base's own class: layers of kind transformer with scope all, or method full"
     what.add_argument("--llm", action="store_true", help=about)
+    parser.add_argument("--max-shard-size", default="5GB", help="most bytes of a file of weights (default %(default)s)")
+    parser.add_argument("--push-to-hub", metavar="REPO", help="upload it too, with its model card")
     _add_moved(parser)
     options = parser.parse_args(words)
+    if options.push_to_hub and (options.drop_layers or options.llm):
+        raise UserError("--push-to-hub: is for a whole checkpoint; upload a plain LLM with its own push_to_hub")
     _quiet()
-    from depthup.model.export import export_base, export_llm
+    from depthup.model import hub
+    from depthup.model.export import export_base, export_llm, export_standalone
 
+    moved = {"base": options.base, "encoder": options.encoder}
     if options.drop_layers:
         export_base(options.checkpoint, options.output_dir, options.base)
+    elif options.llm:
+        export_llm(options.checkpoint, options.output_dir, **moved)
     else:
-        export_llm(options.checkpoint, options.output_dir, base=options.base, encoder=options.encoder)
-    print(f"Exported to {options.output_dir}: AutoModelForCausalLM.from_pretrained loads it")
+        export_standalone(options.checkpoint, options.output_dir, **moved, max_shard_size=options.max_shard_size)
+    loads = "AutoModelForCausalLM.from_pretrained" if options.drop_layers or options.llm else "depthup.load"
+    print(f"Exported to {options.output_dir}: {loads} loads it")
+    if options.push_to_hub:
+        print(f"Uploaded: {hub.push(Path(options.output_dir), options.push_to_hub)}")
     return 0
 
 
@@ -473,7 +490,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "train": (train, "adapt a base model to recordings, as a recipe says"),
     "transcribe": (transcribe, "audio in, text out"),
     "evaluate": (evaluate, "word error rate, and what adaptation did to text"),
-    "export": (export, "a checkpoint as a model that other tools load"),
+    "export": (export, "a checkpoint with its base inside, for the hub, or as a plain LLM"),
     "compare": (compare, "several runs in one table and one picture"),
     "sweep": (sweep, "train, measure and compare every method on one recipe"),
 }

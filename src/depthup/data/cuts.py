@@ -6,7 +6,7 @@ import importlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -24,6 +24,7 @@ from lhotse.serialization import deserialize_item
 from depthup import files
 from depthup.config import DataConfig
 from depthup.data.audio import audio_duration, audio_file, make_cut
+from depthup.data.given import PREFIX, Given, encoded, find_given
 from depthup.data.manifest import CHANNELS, SUFFIXES, Stretch, rows, take_audio, take_stretch
 from depthup.data.mixing import Source, Sources
 from depthup.data.shar import is_shar, open_shar
@@ -67,6 +68,8 @@ def load_sources(source: Union[str, Sequence[str]], config: DataConfig, require_
 def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
     path = Path(source).expanduser()
     cuts: Source
+    if source.startswith(PREFIX):
+        return _given_cuts(find_given(source), source, config, require_text)
     if is_shar(source):
         cuts = open_shar(source, partial(_checked, where=source, require_text=require_text), config.strict)
     elif path.is_file():
@@ -82,6 +85,12 @@ def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
         cuts = _dataset_cuts(open_dataset(source), source, config, require_text)
     _check_first(cuts, source)
     return cuts
+
+
+def _given_cuts(given: Given, source: str, config: DataConfig, require_text: bool) -> Source:
+    if hasattr(given, "cast_column"):
+        return _dataset_cuts(given, source, config, require_text)
+    return RowCuts(given, source, config, require_text)
 
 
 def open_dataset(source: str) -> Any:
@@ -139,6 +148,34 @@ class ManifestCuts:
         stretch = take_stretch(fields, self.config, where)
         total = audio_duration(path) if stretch.duration is None and measure else None
         return _cut_from_fields(fields, where, path, stretch, total, self.config, self.require_text)
+
+
+@dataclass(frozen=True)
+class RowCuts:
+    """The cuts of a list of dicts with the fields of a manifest; audio is a path, bytes, or array and rate."""
+
+    rows: Sequence[Mapping[str, Any]]
+    source: str
+    config: DataConfig
+    require_text: bool
+
+    def __iter__(self) -> Iterator[Cut]:
+        for number, row in enumerate(self.rows):
+            fields, where = dict(row), f"{self.source}:{number}"
+            audio = encoded(fields.pop(self.config.audio_field, None), where, self.config.audio_field)
+            stretch = take_stretch(fields, self.config, where)
+            total = audio_duration(audio) if stretch.duration is None else None
+            yield _cut_from_fields(fields, where, audio, stretch, total, self.config, self.require_text)
+
+    def num_clips(self) -> int:
+        return len(self.rows)
+
+    def clips(self) -> Spool:
+        """By number; reads the headers of recordings whose duration no row states."""
+        return Spool(self)
+
+    def fingerprint(self) -> str:
+        return self.source
 
 
 @dataclass(frozen=True)

@@ -2,31 +2,30 @@
 
 from __future__ import annotations
 
-import io
+import logging
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, Optional, Union
+from typing import Any, BinaryIO, Union
 from urllib.request import urlopen
 
 import numpy as np
 import soxr
 import torch
 
+from depthup.data.reader import read
 from depthup.errors import UserError
-from depthup.transcribe.reading import read_audio_file
 
 Audio = Union[str, Path, bytes, BinaryIO, np.ndarray, torch.Tensor, Mapping[str, Any]]
 """A path or URL, an encoded file or an open one, samples [samples], or what a Hugging Face dataset has in its column
 `audio`: `{"array", "sampling_rate"}`, `{"path"}`, `{"bytes"}`, or a torchcodec decoder."""
+log = logging.getLogger("depthup")
+
 URLS = ("http://", "https://", "file://", "data:")
 DOWNLOAD_SECONDS = 60.0
 
 
-def waveform(audio: Audio, sampling_rate: int, given_rate: Optional[int] = None) -> np.ndarray:
-    """Mono float32 samples [samples] at `sampling_rate` of a recording.
-
-    Args:
-        given_rate: Hz of samples that come without a rate of their own; None where they are at `sampling_rate`.
+def waveform(audio: Audio, sampling_rate: int) -> np.ndarray:
+    """Mono float32 samples [samples] at `sampling_rate` of a recording; an array without a rate is at it already.
 
     Raises UserError for what cannot be read or is no recording.
     """
@@ -36,10 +35,13 @@ def waveform(audio: Audio, sampling_rate: int, given_rate: Optional[int] = None)
     if isinstance(audio, Mapping):
         return _of_mapping(audio, sampling_rate)
     if isinstance(audio, (np.ndarray, torch.Tensor, list, tuple)):
-        return _samples(audio, given_rate or sampling_rate, sampling_rate)
+        return _samples(audio, sampling_rate, sampling_rate)
     if isinstance(audio, str) and audio.startswith(URLS):
         audio = _download(audio)
-    return read_audio_file(io.BytesIO(audio) if isinstance(audio, bytes) else audio, sampling_rate)
+    samples, notes = read(audio, sampling_rate)
+    for note in notes:
+        log.warning("%s", note)
+    return samples
 
 
 def _of_mapping(audio: Mapping[str, Any], sampling_rate: int) -> np.ndarray:

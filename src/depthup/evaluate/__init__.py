@@ -1,8 +1,11 @@
 """How well a model hears (`score`, `evaluate_asr`) and what hearing cost its text (`text_report`)."""
 
+import sys
+
 from depthup.evaluate.asr import AsrReport, evaluate_asr, score
 from depthup.evaluate.results import Evaluation
 from depthup.evaluate.text import TextReport, text_report
+from depthup.rooms import Room
 
 __all__ = [
     "AsrReport",
@@ -12,3 +15,5 @@ __all__ = [
     "score",
     "text_report",
 ]
+
+sys.modules[__name__].__class__ = Room

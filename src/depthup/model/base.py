@@ -6,7 +6,7 @@ import hashlib
 import logging
 import os
 from pathlib import Path
-from typing import Literal, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 import torch
 from torch import nn
@@ -22,6 +22,7 @@ from transformers import (
 from depthup.errors import UserError
 from depthup.model.cpu_kernels import multiplies_bfloat16
 from depthup.model.packaged import fetch_base
+from depthup.model.standalone import is_standalone, read_base
 
 log = logging.getLogger("depthup")
 
@@ -55,15 +56,19 @@ def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedCon
     return config
 
 
-def load_base(name: str, revision: Optional[str], dtype: Union[torch.dtype, Literal["auto"]]) -> PreTrainedModel:
-    """A base with its weights, with `auto` in the format they are stored in.
+def load_base(
+    name: str, revision: Optional[str], dtype: Union[torch.dtype, Literal["auto"]], **options: Any
+) -> PreTrainedModel:
+    """A base with its weights, with `auto` in the format they are stored in; `options` are of `from_pretrained`.
 
-    Raises UserError when it cannot be found or is no causal LM.
+    `name` may be a checkpoint that holds its base. Raises UserError when it cannot be found or is no causal LM.
     """
     if dtype == torch.bfloat16 and not torch.cuda.is_available() and multiplies_bfloat16() is False:
         log.warning("dtype bfloat16: this CPU has no instructions for it and takes some 30 times as long as in float32")
+    if is_standalone(name):
+        return read_base(name, dtype, **options)
     try:
-        return AutoModelForCausalLM.from_pretrained(fetched(name), revision=revision, dtype=dtype)
+        return AutoModelForCausalLM.from_pretrained(fetched(name), revision=revision, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
 

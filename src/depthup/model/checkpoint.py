@@ -10,16 +10,20 @@ from typing import Any, Optional, Protocol, Union
 import torch
 import torch.distributed as dist
 from huggingface_hub import snapshot_download
-from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 from torch.distributed.tensor import DTensor
+from transformers import ProcessorMixin
 
+from depthup import files
 from depthup.errors import UserError
+from depthup.model.card import write_card
 from depthup.model.remote_code import write_code
+from depthup.model.standalone import is_inside
+from depthup.model.stored import INDEX, WEIGHTS, read, shapes
 from depthup.model.upscale import ModelSummary
+from depthup.registration import MODEL_TYPE
 
-WEIGHTS = "model.safetensors"
 FRONT_END = ("encoder.", "connector.")
 """How the names of its tensors begin."""
 
@@ -38,18 +42,22 @@ class Trained(Protocol):
     def summary(self) -> ModelSummary: ...
 
 
-def find(name: Union[str, Path]) -> Path:
-    """The directory of a checkpoint, fetched from the hub where `name` is no directory. Raises UserError."""
+def find(name: Union[str, Path], **options: Any) -> Path:
+    """The directory of a checkpoint, fetched from the hub where `name` is no directory. Raises UserError.
+
+    `options` are those of `huggingface_hub.snapshot_download`.
+    """
     directory = Path(name)
     if not directory.is_dir():
         try:
-            directory = Path(snapshot_download(str(name)))
+            directory = Path(snapshot_download(str(name), **options))
         except Exception as error:
             raise UserError(f"{name}: no such checkpoint directory, and no such model on the hub") from error
-    for needed in ("config.json", WEIGHTS):
-        if not (directory / needed).is_file():
-            raise UserError(f"{directory}: no depthup checkpoint, {needed} is missing")
-    if json.loads((directory / "config.json").read_text()).get("model_type") != "depthup":
+    if not (directory / "config.json").is_file():
+        raise UserError(f"{directory}: no depthup checkpoint, config.json is missing")
+    if not (directory / WEIGHTS).is_file() and not (directory / INDEX).is_file():
+        raise UserError(f"{directory}: no depthup checkpoint, {WEIGHTS} is missing")
+    if json.loads((directory / "config.json").read_text()).get("model_type") != MODEL_TYPE:
         raise UserError(f"{directory}: config.json is not of a depthup checkpoint; make one with `depthup upscale`")
     return directory
 
@@ -66,10 +74,34 @@ def whole(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in gathered if first}
 
 
-def save_trained(model: Trained, directory: Path, tensors: Optional[dict[str, torch.Tensor]] = None) -> None:
+def save(
+    model: Trained,
+    directory: Path,
+    processor: Optional[ProcessorMixin] = None,
+    tensors: Optional[dict[str, torch.Tensor]] = None,
+) -> None:
+    """Write a checkpoint, with the processor's files where there is one; a directory with weights is complete.
+
+    Arguments and errors are those of `write`.
+    """
+    with files.disk_guard(directory), files.filled(directory, last=WEIGHTS) as partial:
+        if processor is not None:
+            processor.save_pretrained(partial)
+        write(model, partial, tensors, about=directory)
+
+
+def write(
+    model: Trained,
+    directory: Path,
+    tensors: Optional[dict[str, torch.Tensor]] = None,
+    about: Optional[Path] = None,
+) -> None:
     """Write trained tensors, configuration and a model card into a directory that nobody reads yet.
 
-    `tensors` are those of `whole(trained_tensors(model))`, where they have been gathered already.
+    Args:
+        tensors: those of `whole(trained_tensors(model))`, where they have been gathered already.
+        about: the run's directory, which tells the card of data and scores.
+
     Raises UserError instead where a weight is not a finite number.
     """
     tensors = tensors if tensors is not None else whole(trained_tensors(model))
@@ -78,7 +110,7 @@ def save_trained(model: Trained, directory: Path, tensors: Optional[dict[str, to
             raise UserError(f"weights: {name} is not finite, so it was not saved; lower train.learning_rate")
     model.config.save_pretrained(directory)
     write_code(directory)
-    (directory / "README.md").write_text(model_card(model), encoding="utf-8")
+    write_card(model, directory, about or directory)
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
@@ -87,32 +119,14 @@ def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tupl
 
     Raises UserError when it is truncated or holds other tensors; it may lack those named `may_lack`...
     """
-    path = directory / WEIGHTS
     wanted = {name: tensor for name, tensor in trained_tensors(model).items() if name.startswith(part)}
-    try:
-        with safe_open(path, "pt") as file:
-            names = {name for name in file.keys() if name.startswith(part)}  # noqa: SIM118
-            allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
-            if odd := sorted((names | allowed) ^ set(wanted)):
-                raise UserError(f"{path}: {len(odd)} tensors too many or missing, such as {odd[0]}; other layers?")
-            for name in names:
-                if file.get_slice(name).get_shape() != list(wanted[name].shape):
-                    raise UserError(f"{path}: {name} has another shape than the recipe's model")
-                wanted[name].copy_(file.get_tensor(name))
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: cannot be read, it may be truncated ({error})") from error
-
-
-def model_card(model: Trained) -> str:
-    """A short README for the hub."""
-    config, summary = model.config, model.summary()
-    unchanged = "bit-identical to the base" if model.keeps_text else "changed"
-    return (
-        f"---\nlibrary_name: depthup\nbase_model: {config.base}\npipeline_tag: automatic-speech-recognition\n---\n"
-        f"# Speech LLM from {config.base}\n\n"
-        f"Adapted with depthup: method `{config.method}`, scope `{model.scope}`, "
-        f"{summary.trainable:,} trained parameters ({summary.share_of_full:.1%} of full fine-tuning). "
-        f"Text-only behaviour: {unchanged}.\n\nThis repository holds only what was trained; the base is "
-        "fetched and checked on loading:\n\n```python\nfrom depthup.api import load, transcribe\n\n"
-        'model, processor = load("PATH")\nprint(transcribe(model, processor, ["speech.wav"]))\n```\n'
-    )
+    there = {name: shape for name, shape in shapes(directory).items() if name.startswith(part)}
+    there = {name: shape for name, shape in there.items() if name in wanted or not is_inside(name)}
+    allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
+    if odd := sorted((there.keys() | allowed) ^ wanted.keys()):
+        raise UserError(f"{directory}: {len(odd)} tensors too many or missing, such as {odd[0]}; other layers?")
+    for name, shape in there.items():
+        if shape != list(wanted[name].shape):
+            raise UserError(f"{directory}: {name} has another shape than the recipe's model")
+    for name, tensor in read(directory, there):
+        wanted[name].copy_(tensor)

@@ -48,6 +48,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     """CTC outputs per state that the head reads; 0 without a CTC head."""
     audio_token_id: int = 0
     """Placeholder of a speech frame: the first id after the base's vocabulary."""
+    standalone: bool = False
+    """Whether base and encoder are in the checkpoint, beside what was trained."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, base_config: PreTrainedConfig, **kwargs: Any) -> SpeechLMConfig:
@@ -55,7 +57,7 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
         return cls(
             base=recipe.base,
             base_revision=recipe.base_revision,
-            base_config=base_config.to_dict(),
+            base_config=portable(base_config.to_dict()),
             method=recipe.method,
             dtype_policy=recipe.dtype,
             base_quantization=recipe.base_quantization,
@@ -72,7 +74,24 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
 
     def to_dict(self) -> dict[str, Any]:
         """As any configuration's, with the classes that transformers finds by `trust_remote_code`."""
-        return super().to_dict() | {"auto_map": AUTO_MAP, "architectures": ["SpeechLM"]}
+        told = super().to_dict() | {"auto_map": AUTO_MAP, "architectures": ["SpeechLM"]}
+        told.pop("_found_at", None)
+        return told
+
+    def found_at(self, base: Optional[str] = None, encoder: Optional[str] = None) -> None:
+        """Say where base and encoder stand now; what is saved keeps the names they had in training."""
+        self._found_at = {"base": base, "encoder": encoder}
+
+    @property
+    def base_source(self) -> tuple[str, Optional[str]]:
+        """Where the base is to be found, and its revision on the hub."""
+        found = getattr(self, "_found_at", {}).get("base")
+        return (str(found), None) if found else (self.base, self.base_revision)
+
+    @property
+    def encoder_source(self) -> str:
+        """Where the speech encoder is to be found."""
+        return str(getattr(self, "_found_at", {}).get("encoder") or (self.encoder or {}).get("name", ""))
 
     @property
     def upscale_config(self) -> Optional[UpscaleConfig]:
@@ -89,3 +108,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
             return self
         base, upscale = self.make_base_config(), self.upscale_config
         return upscaled_config(base, upscale) if upscale else base
+
+
+def portable(config: dict[str, Any]) -> dict[str, Any]:
+    """Without the place on this machine that it was read from."""
+    return {name: value for name, value in config.items() if name != "_name_or_path"}

@@ -1,4 +1,4 @@
-"""A checkpoint as other tools load it, without depthup: the base again, or a plain and deeper LLM of its class."""
+"""A checkpoint as others load it: with its base inside; or without depthup, as the base again or a plain deeper LLM."""
 
 from __future__ import annotations
 
@@ -6,21 +6,74 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
+from huggingface_hub import save_torch_state_dict
 from torch import nn
 from transformers import PreTrainedModel
 
 from depthup import files
 from depthup.errors import UserError
 from depthup.model import checkpoint
-from depthup.model.base import fingerprint, load_base
+from depthup.model.card import write_card
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.hub import hub_name
 from depthup.model.layers.transformer import TransformerBlock
+from depthup.model.loading import known_base, known_encoder
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
+from depthup.model.standalone import BASE, ENCODER, tensors_of
+from depthup.model.stored import read
 from depthup.model.upscale import inserted_layers
 
 PROVED_ON = 8
 """Random embeddings on which a plain model must give the logits of ours before it is written."""
+
+
+def export_standalone(
+    run: Union[str, Path],
+    directory: Union[str, Path],
+    base: Optional[str] = None,
+    encoder: Optional[str] = None,
+    max_shard_size: Union[int, str] = "5GB",
+) -> None:
+    """Write a checkpoint that holds its base and encoder too, as they are stored, and names nothing of this machine.
+
+    Args:
+        run: directory or hub id of a checkpoint.
+        base, encoder: where they stand now, if they have moved.
+        max_shard_size: of a file of weights, such as "500MB".
+
+    Raises UserError, among others where base or encoder are not those of `run`.
+    """
+    directory = files.new_directory(directory)
+    source = checkpoint.find(run)
+    config = SpeechLMConfig.from_pretrained(source)
+    config.found_at(base or (str(source) if config.standalone else None), encoder)
+    llm, frozen = known_base(source, config, "auto"), known_encoder(source, config)
+    with torch.device("meta"):  # for the card
+        model = SpeechLM(config)
+    trained = checkpoint.trained_tensors(model)
+    tensors = dict(read(source, trained))
+    if config.method != "full":
+        tensors |= tensors_of(llm, BASE)
+    tensors |= {name: tensor for name, tensor in tensors_of(frozen, ENCODER).items() if name not in trained}
+    processor = SpeechProcessor.from_pretrained(source)
+    _name_for_others(config, llm, processor)
+    with files.disk_guard(directory), files.written_whole(directory) as partial:
+        partial.mkdir()
+        write_card(model, partial, source)
+        config.save_pretrained(partial)
+        llm.generation_config.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        save_torch_state_dict(tensors, partial, max_shard_size=max_shard_size)
+
+
+def _name_for_others(config: SpeechLMConfig, llm: PreTrainedModel, processor: SpeechProcessor) -> None:
+    """Let configuration and processor name what is inside as everybody knows it."""
+    config.standalone = True
+    config.base = hub_name(config.base) or Path(config.base).name
+    config.base_config = (config.base_config or {}) | {"architectures": [type(llm).__name__]}
+    for encoder in (config.encoder or {}, processor.encoder):
+        encoder["name"] = hub_name(encoder["name"]) or Path(encoder["name"]).name
 
 
 def export_base(run: Union[str, Path], directory: Union[str, Path], base: Optional[str] = None) -> None:
@@ -34,11 +87,8 @@ def export_base(run: Union[str, Path], directory: Union[str, Path], base: Option
     config = SpeechLMConfig.from_pretrained(source)
     if config.method == "full":
         raise UserError(f"{source}: method full trained the base's own weights, so it has no layers to drop")
-    name, revision = (base, None) if base else (config.base, config.base_revision)
-    llm = load_base(name, revision, "auto")
-    if fingerprint(llm) != config.base_hash:
-        raise UserError(f"{source}: its base {name} has other weights than the ones it was trained on; give --base")
-    _write(llm, source, directory)
+    config.found_at(base or (str(source) if config.standalone else None))
+    _write(known_base(source, config, "auto"), source, directory)
 
 
 def export_llm(run: Union[str, Path], directory: Union[str, Path], **kwargs: Any) -> None:

@@ -71,7 +71,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
     @classmethod
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
-        tokenizer = load_tokenizer(config.base, config.base_revision)
+        tokenizer = load_tokenizer(*config.base_source)
         return cls.of(config, _kind(config.encoder, config.encoder_config).feature_extractor(), tokenizer)
 
     @classmethod

@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Optional, Union
 
 import torch
@@ -24,13 +23,12 @@ from transformers import (
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from depthup import files
-from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe
+from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe, Scope
 from depthup.errors import UserError
-from depthup.model import checkpoint
 from depthup.model.adapt import adapt_llm, adapters_for, unadapted
 from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, load_tokenizer, resolve_dtype
-from depthup.model.configuration import SpeechLMConfig
+from depthup.model.checkpointed import Checkpointed
+from depthup.model.configuration import SpeechLMConfig, portable
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
 from depthup.model.ctc import CtcHead, ctc_loss, spell
 from depthup.model.encoders import encoder_kind, load_encoder_config
@@ -56,7 +54,7 @@ class SpeechLMOutput(CausalLMOutputWithPast):
     ctc_lengths: Optional[torch.Tensor] = None
 
 
-class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
+class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
     """Any Hugging Face causal LM, adapted to speech.
 
     It owns no copy of the base's forward pass: inserted layers stand in the base's own list of layers, and learn
@@ -87,7 +85,7 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             self.connector = self._make_connector(hidden)
         self.base_parameters = sum(p.numel() for p in self.llm.parameters())
         upscale = config.upscale_config
-        self.scope = upscale.scope if upscale else "all"
+        self.scope: Scope = upscale.scope if upscale else "all"
         if upscale:
             insert_layers(self.llm, upscale, config.seed)
         quantize(self.llm, config.base_quantization)  # after inserted layers have been copied from whole weights
@@ -109,7 +107,7 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             frame_stack=config.frame_stack,
             ctc_outputs=config.ctc_outputs,
             embedding_std=config.base_embedding_std,
-            tokenizer=lambda: load_tokenizer(config.base, config.base_revision),
+            tokenizer=lambda: load_tokenizer(*config.base_source),
             writes=self.encoder.kind.writer is not None,
             spoken=config.transcripts == "spoken",
         )
@@ -145,7 +143,7 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             recipe,
             base_config,
             frame_stack=stack,
-            encoder_config=kind.hf_config.to_dict() if kind.hf_config is not None else None,
+            encoder_config=portable(kind.hf_config.to_dict()) if kind.hf_config is not None else None,
             encoder_hash=None if kind.trains or not load_weights else fingerprint(encoder.model),
             ctc_outputs=_ctc_outputs(recipe, kind.frame_rate / stack),
         )
@@ -155,61 +153,6 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
         config.base_hash = fingerprint(llm)
         config.base_embedding_std = embedding_std(llm)
         return cls(config, llm, encoder)
-
-    @classmethod
-    def from_pretrained(  # type: ignore[override]
-        cls,
-        pretrained_model_name_or_path: Union[str, Path],
-        *args: Any,
-        config: Optional[SpeechLMConfig] = None,
-        base: Optional[str] = None,
-        encoder: Optional[str] = None,
-        dtype: Union[str, torch.dtype, None] = None,
-        device_map: Union[str, torch.device, None] = None,
-        **kwargs: Any,
-    ) -> SpeechLM:
-        """Load a checkpoint: find its base, check that it is the one it was trained on, add what was trained.
-
-        Args:
-            pretrained_model_name_or_path: directory or hub id of a checkpoint.
-            base, encoder: where the base or the Hugging Face speech encoder stands now, if it has moved.
-            dtype: of the LLM; by default as in training, on CPUs float32. device_map: one device for the whole model.
-
-        Raises UserError for a missing, truncated or foreign checkpoint and for a wrong or changed base.
-        """
-        directory = checkpoint.find(pretrained_model_name_or_path)
-        config = config or SpeechLMConfig.from_pretrained(directory)
-        if base:
-            config.base, config.base_revision = str(base), None
-        if encoder and config.encoder:
-            config.encoder["name"] = str(encoder)
-        if dtype is None:
-            dtype = "float32" if config.dtype_policy == "float32" else "auto"
-        policy = str(dtype).removeprefix("torch.")
-        llm = load_base(config.base, config.base_revision, resolve_dtype(policy))
-        if fingerprint(llm) != config.base_hash:
-            raise UserError(
-                f"{directory}: its base {config.base} has other weights than the ones it was trained on; "
-                "give the right one with base=..."
-            )
-        speech_encoder = encoder_kind(EncoderConfig(**(config.encoder or {}))).build(load_weights=True)
-        if config.encoder_hash and fingerprint(speech_encoder.model) != config.encoder_hash:
-            raise UserError(
-                f"{directory}: its speech encoder {(config.encoder or {})['name']} has other weights than the ones it "
-                "was trained with; give the right one with encoder=..."
-            )
-        model = cls(config, llm, speech_encoder)
-        checkpoint.load_trained(model, directory)
-        for parameter in model.llm.parameters():  # and no buffers: the base keeps its rotary frequencies in float32
-            if parameter.requires_grad:
-                parameter.data = parameter.data.to(resolve_dtype(policy))
-        return model.to(device_map or "cpu").eval()
-
-    def save_pretrained(self, save_directory: Union[str, Path], *args: Any, **kwargs: Any) -> None:
-        """Write what was trained, and nothing else: `model.safetensors`, `config.json` and a model card."""
-        directory = Path(save_directory)
-        with files.disk_guard(directory), files.filled(directory, last=checkpoint.WEIGHTS) as partial:
-            checkpoint.save_trained(self, partial)
 
     @property
     def keeps_text(self) -> bool:
@@ -244,12 +187,6 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
     def ctc_rate(self) -> float:
         """Outputs of the CTC head for a second of speech."""
         return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
-
-    def load_base(self) -> PreTrainedModel:
-        """A fresh copy of the base as it was, and packed as it is, for comparison."""
-        base = load_base(self.config.base, self.config.base_revision, self.llm.dtype)
-        quantize(base, self.config.base_quantization)
-        return base.eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -457,7 +394,9 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
             if heard.attention_mask is not None:
                 kwargs["attention_mask"] = heard.attention_mask
             pad = self.generation_config.pad_token_id or 0
-            input_ids = heard.input_ids.masked_fill(heard.speech_ids > 0, pad)
+            given = input_ids.masked_fill(input_ids == self.config.audio_token_id, pad)
+            grown = heard.input_ids.masked_fill(heard.speech_ids > 0, pad)
+            return _with_prompts(super().generate(grown, **kwargs), given, grown.shape[1])
         return super().generate(input_ids, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -495,6 +434,19 @@ class SpeechLM(CodeFromPackage, PreTrainedModel, GenerationMixin):
         if self.get_output_embeddings().weight is not self.get_input_embeddings().weight:
             add("LM head", "base", self.get_output_embeddings())
         return ModelSummary(self.config.method, self.scope, rows, self.base_parameters)
+
+
+def _with_prompts(generated: Any, prompts: torch.Tensor, grown: int) -> Any:
+    """What was generated behind prompts of length `grown`, behind the prompts [B, T] as they were given."""
+    if grown == prompts.shape[1]:
+        return generated
+    rows = generated if isinstance(generated, torch.Tensor) else generated.sequences
+    prompts = prompts.repeat_interleave(len(rows) // len(prompts), 0)
+    rows = torch.cat([prompts, rows[:, grown:]], 1)
+    if isinstance(generated, torch.Tensor):
+        return rows
+    generated.sequences = rows
+    return generated
 
 
 def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:

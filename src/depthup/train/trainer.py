@@ -278,7 +278,7 @@ class SpeechTrainer(Trainer):
     ) -> None:
         run, name = Path(self.args.output_dir), f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         with files.written_whole(run / name) as partial:
-            checkpoint.save_trained(model, partial, weights)
+            checkpoint.write(model, partial, weights, about=run)
             self.processing_class.save_pretrained(partial)
             save_state(partial, moments, self.optimizer, self.lr_scheduler, rngs, self._counts())
             self.state.save_to_json(str(partial / STATE))

@@ -53,6 +53,8 @@ class SpeechRecognitionPipeline(Pipeline):
     ) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         if return_timestamps not in (None, False, True, "word"):
             raise UserError(f'return_timestamps {return_timestamps!r}: give True for segments or "word" for words')
+        if return_timestamps == "word" and self.model.ctc_head is None:
+            raise UserError("return_timestamps word: times of words come from a CTC head, which this model has not")
         options |= generate_kwargs or {}
         if chunk_length_s is not None:
             options["max_seconds"] = chunk_length_s
