@@ -22,17 +22,17 @@ import torch
 import torch.nn.functional as F
 from report import now, save
 from torch import nn
-from transformers import LlamaConfig
 
 from depthup.api import default_device
-from depthup.config import UpscaleConfig
 from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.layers.e_branchformer import EBranchformerBlock
-from depthup.model.layers.inserted import View
+from depthup.model.layers.kind import View
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+from espnet_like import espnet_like, load_espnet  # noqa: E402
 
 WIDTH, HEADS, FEED_FORWARD, CGMLP, KERNEL = 576, 9, 1024, 1536, 31
 SHAPES = "1x50,1x2000,2x1500,8x100,8x400,32x50,32x200"
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 
 
 def main() -> None:
@@ -45,11 +45,12 @@ def main() -> None:
     options = parser.parse_args()
     dtype = getattr(torch, options.dtype)
     torch.manual_seed(0)
-    ours, theirs = our_layer().to(default_device()), None
+    ours = espnet_like(WIDTH, HEADS, FEED_FORWARD, CGMLP, KERNEL).to(default_device())
+    theirs = None
     if options.espnet:
         sys.path.insert(0, options.espnet)
         theirs = espnet_layer().to(default_device())
-        ours.load_state_dict({**ours.state_dict(), **renamed(theirs.state_dict(), ours)})
+        load_espnet(ours, theirs.state_dict())
     print(f"{torch.get_num_threads()} threads, {default_device()}, {options.dtype}; ms forward + backward")
     print("| clips x frames | ESPnet | ours | speed: forward | backward | both | floor | share of the floor's speed |")
     print("|---|---:|---:|---:|---:|---:|---:|---:|", flush=True)
@@ -79,12 +80,12 @@ def measure(
     precision = torch.autocast(device.type, dtype, enabled=dtype != torch.float32)
     x = torch.randn(clips, frames, WIDTH, device=device)
     mask = torch.ones(clips, 1, frames, dtype=torch.bool, device=device)
-    view = View(mask[:, 0], None, torch.arange(frames, device=device).expand(clips, -1), None, causal=False)
+    view = View(None, torch.arange(frames, device=device).expand(clips, -1), None, real=mask[:, 0])
     products = matrix_products(clips, frames, dtype)
 
     def as_we_run_it(given: torch.Tensor) -> torch.Tensor:
         with precision, fast_kernels(device):
-            return ours.encode(given, view)
+            return ours.norm_final(ours.encode(given, view))
 
     def as_they_run_it(given: torch.Tensor) -> torch.Tensor:
         assert theirs is not None
@@ -98,7 +99,7 @@ def measure(
     if theirs is not None:
         ways["espnet"] = lambda: timed(theirs, as_they_run_it, x)
         with torch.no_grad():
-            torch.testing.assert_close(ours.encode(x, view), theirs(x, mask)[0], rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(ours.norm_final(ours.encode(x, view)), theirs(x, mask)[0], rtol=1e-4, atol=1e-4)
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(repeat):
         for name, way in ways.items():
@@ -117,9 +118,9 @@ def timed(layer: nn.Module, run: Callable[[torch.Tensor], torch.Tensor], x: torc
 
 
 def matrix_products(clips: int, frames: int, dtype: torch.dtype) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """The factors of every product of a forward pass: eleven linears, and the two of attention."""
+    """The factors of every product of a forward pass: nine linears, and the two of attention."""
     rows = clips * frames
-    linears = [(WIDTH, FEED_FORWARD), (FEED_FORWARD, WIDTH)] * 2 + [(WIDTH, WIDTH)] * 4
+    linears = [(WIDTH, FEED_FORWARD), (FEED_FORWARD, WIDTH)] + [(WIDTH, WIDTH)] * 4
     linears += [(WIDTH, CGMLP), (CGMLP // 2, WIDTH), (2 * WIDTH, WIDTH)]
     heads, size = clips * HEADS, WIDTH // HEADS
     shapes = [((rows, into), (into, out)) for into, out in linears]
@@ -143,14 +144,6 @@ def floor(products: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[float, flo
         return (between - began) * 1e3, (now() - between) * 1e3
 
 
-def our_layer() -> EBranchformerBlock:
-    config = LlamaConfig(hidden_size=WIDTH, num_attention_heads=HEADS, attn_implementation="sdpa")
-    upscale = UpscaleConfig(
-        style="espnet", feed_forward_width=FEED_FORWARD, cgmlp_width=CGMLP, kernel_size=KERNEL, num_heads=HEADS
-    )
-    return EBranchformerBlock(upscale, config, layer_idx=0)
-
-
 def espnet_layer() -> nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):  # it tells of optional packages
         layer = importlib.import_module("espnet2.asr.encoder.e_branchformer_encoder")
@@ -163,21 +156,10 @@ def espnet_layer() -> nn.Module:
         attn=attention.MultiHeadedAttention(HEADS, WIDTH, 0.0),
         cgmlp=cgmlp.ConvolutionalGatingMLP(WIDTH, CGMLP, KERNEL, 0.0, False, "identity"),
         feed_forward=parts.PositionwiseFeedForward(WIDTH, FEED_FORWARD, 0.0, activation),
-        feed_forward_macaron=parts.PositionwiseFeedForward(WIDTH, FEED_FORWARD, 0.0, activation),
+        feed_forward_macaron=None,
         dropout_rate=0.0,
         merge_conv_kernel=KERNEL,
     )
-
-
-def renamed(theirs: dict[str, torch.Tensor], ours: nn.Module) -> dict[str, torch.Tensor]:
-    """ESPnet's weights under our names."""
-    names = importlib.import_module("test_e_branchformer").NAMES
-    found = {}
-    for name in ours.state_dict():
-        module, kind = name.rsplit(".", 1)
-        if (source := f"{names.get(module, module)}.{kind}") in theirs:
-            found[name] = theirs[source]
-    return found
 
 
 if __name__ == "__main__":

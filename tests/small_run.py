@@ -15,6 +15,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 RECIPES = Path(__file__).parents[1] / "recipes"
 CONFIGURATIONS = ("accelerate", "jobs")
 """Folders of it that hold no recipes."""
+SMALL = {"kernel_size": 3, "feed_forward_width": 32, "dropout": 0.1}
+"""An E-Branchformer layer."""
 WORDS = ("one", "two three", "four", "five six seven")
 
 
@@ -72,7 +74,7 @@ def save_recipe(directory: Path, **changes: object) -> Path:
         "base": str(save_base(directory / "base")),
         "output_dir": str(directory / "run"),
         "encoder": {"width": 16, "num_mel_bins": 16},
-        "upscale": {"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32, "dropout": 0.1},
+        "upscale": {"num_layers": 1, "e_branchformer": SMALL},
         "data": {"train": str(manifest), "batch_seconds": 3, "num_buckets": 2},
         "augment": {"speed": [0.9, 1.1], "time_masks": 1},
         "train": {"max_steps": 10, "warmup_steps": 2, "save_steps": 5, "eval_steps": 0, "report_to": []},

@@ -8,7 +8,7 @@ import transformers
 from packaging.version import Version
 from tiny import FAMILIES, LAYERS, SCOPES, clip, inputs_of, merged, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.model.speech_context import Spans
+from depthup.model.layers.spans import Spans
 
 SHORT = [text_ids(2, 1), clip(26, 2), text_ids(3, 3), clip(37, 4), text_ids(4, 5)]
 LONG = [clip(90, 6), text_ids(9, 7)]
@@ -21,9 +21,8 @@ CROPS = pytest.mark.skipif(
 @pytest.mark.parametrize("side", ["left", "right"])
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("style", ["llm", "espnet"])
-def test_batch_equals_single(layer, scope, side, style):
-    model = shake(tiny_speech_lm(layer=layer, scope=scope, style=style))
+def test_batch_equals_single(layer, scope, side):
+    model = shake(tiny_speech_lm(layer=layer, scope=scope))
     with torch.no_grad():
         alone = model(**inputs_of([SHORT])).logits[0]
         batch = inputs_of([SHORT, LONG], side)
@@ -106,9 +105,8 @@ def test_placeholders_without_features_are_refused():
 
 
 def test_pieces_side_by_side_are_spans_of_their_own():
-    base = tiny_base()
     speech_ids = torch.tensor([[0, 1, 1, 2, 2, 2, 0], [0, 0, 3, 3, 0, 3, 3]])
-    spans = Spans.find(speech_ids, torch.zeros(2, 7, 32), base.config)
+    spans = Spans.find(speech_ids)
     assert spans.real.sum(1).tolist() == [2, 3, 2, 2]
     positions = torch.arange(14).view(2, 7, 1).float()
     gathered = spans.gather(positions)[..., 0]

@@ -14,14 +14,13 @@ from small_run import save_base, save_recipe
 from tiny import shake, tiny_base
 
 import depthup
-from depthup.config import UpscaleConfig
 from depthup.model.base import fingerprint
 from depthup.recipe import load_recipe
 
 WEIGHTS = "model.safetensors"
 SHAPES = {
     "transformer all": {"upscale": {"layer": "transformer", "scope": "all", "num_layers": 2}},
-    "e_branchformer speech": {"upscale": {"num_layers": 2, "kernel_size": 3, "width": 16}},
+    "e_branchformer speech": {"upscale": {"num_layers": 2, "e_branchformer": {"kernel_size": 3, "width": 16}}},
     "lora": {"method": "lora"},
     "full": {"method": "full"},
     "hybrid with ctc": {"method": "depth_upscale+lora", "upscale": {"num_layers": 1}, "train": {"ctc_weight": 0.3}},
@@ -175,19 +174,3 @@ def test_a_base_without_adaptation_is_no_checkpoint(tmp_path):
 def test_bfloat16_and_float32_bases_have_one_fingerprint():
     base = tiny_base().bfloat16()
     assert fingerprint(base) == fingerprint(base.float())
-
-
-def test_placements():
-    from depthup.model.upscale import placement_indices
-
-    def at(num_layers, base_layers, **options):
-        return placement_indices(UpscaleConfig(num_layers=num_layers, **options), base_layers)
-
-    assert at(4, 30) == [0, 7, 14, 21]
-    assert at(4, 30, scope="all", placement="top") == [26, 27, 28, 29]
-    assert at(4, 30, scope="speech", placement="top") == [25, 26, 27, 28]  # nothing reads speech above
-    assert at(3, 30, placement="bottom") == [0, 1, 2]
-    assert at(2, 30, placement=[5, 5]) == [5, 5]
-    for bad in ({"num_layers": 1, "placement": [29]}, {"num_layers": 2, "placement": [1]}, {"num_layers": 30}):
-        with pytest.raises(depthup.UserError, match="upscale"):
-            placement_indices(UpscaleConfig(**bad), 30)

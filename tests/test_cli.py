@@ -82,7 +82,9 @@ def test_plans_need_no_weights(size, layer, capsys):
 
 def test_upscale_saves_a_model_that_can_be_evaluated(tmp_path, capsys):
     base = save_base(tmp_path / "base")
-    assert main(["upscale", str(base), str(tmp_path / "up"), "--num-layers", "2", "--kernel_size=3"]) == 0
+    assert (
+        main(["upscale", str(base), str(tmp_path / "up"), "--num-layers", "2", "--e_branchformer.kernel_size=3"]) == 0
+    )
     (tmp_path / "text.txt").write_text("Some words to read. " * 20)
     capsys.readouterr()
     assert main(["evaluate", str(tmp_path / "up"), "--text", str(tmp_path / "text.txt"), "--json"]) == 0
@@ -130,7 +132,7 @@ def test_bad_recipes_get_one_line(tmp_path, capsys):
         capsys, "train", str(recipe), f"--base={tmp_path / 'none'}", f"--output_dir={tmp_path / 'b'}"
     )
     recipe.write_text("upscale: {kernel: 3}")
-    assert "did you mean upscale.kernel_size" in fails(capsys, "train", str(recipe))
+    assert "did you mean upscale.e_branchformer.kernel_size" in fails(capsys, "train", str(recipe))
     recipe.write_text("train: [")
     assert "not a readable YAML" in fails(capsys, "train", str(recipe))
 

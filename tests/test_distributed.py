@@ -23,7 +23,7 @@ from depthup.train.engine import check_engine
 
 HERE = Path(__file__).parent
 FSDP = HERE.parent / "recipes" / "accelerate" / "fsdp2.yaml"
-LAYERS = {"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32, "scope": "all"}
+LAYERS = {"num_layers": 1, "e_branchformer": {"kernel_size": 3, "feed_forward_width": 32}, "scope": "all"}
 TRAIN = {
     "max_steps": 6,
     "warmup_steps": 2,

@@ -11,7 +11,7 @@ from depthup.model.ctc import spell
 from depthup.transcribe.decoding import can_draft, decode
 
 UPSCALED = [("depth_upscale", {"layer": layer, "scope": scope}) for layer in LAYERS for scope in SCOPES]
-NARROW = ("depth_upscale", {"layer": "e_branchformer", "scope": "from_speech", "width": 16})
+NARROW = ("depth_upscale", {"layer": "e_branchformer", "scope": "from_speech", "e_branchformer": {"width": 16}})
 METHODS = [("full", {}), ("lora", {}), *UPSCALED, NARROW]
 
 

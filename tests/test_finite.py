@@ -28,7 +28,7 @@ TRAIN = {
     "logging_steps": 2,
     "report_to": [],
 }
-LAYERS = {"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32}
+LAYERS = {"num_layers": 1, "e_branchformer": {"kernel_size": 3, "feed_forward_width": 32}}
 
 
 @pytest.fixture

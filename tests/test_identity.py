@@ -12,7 +12,7 @@ ROWS = [[text_ids(3, 1), clip(33, 2), text_ids(4, 3)], [clip(21, 4), text_ids(6,
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("placement", ["even", "bottom", "top", [0, 0]])
+@pytest.mark.parametrize("placement", ["interleaved", "sandwich", "top", [0, 0]])
 def test_insertion_changes_no_bit(family, layer, scope, placement):
     base = tiny_base(family)
     model = tiny_speech_lm(base, layer=layer, scope=scope, placement=placement)
@@ -26,11 +26,11 @@ def test_insertion_changes_no_bit(family, layer, scope, placement):
         assert torch.equal(heard, base(inputs_embeds=embeds, attention_mask=mask).logits)
 
 
-@pytest.mark.parametrize("options", [{"style": "espnet"}, {"width": 16}, {"init": "random"}, {"num_heads": 2}])
+@pytest.mark.parametrize("options", [{"width": 16}, {"init": "random"}, {"feed_forward_width": 16}])
 @pytest.mark.parametrize("scope", SCOPES)
 def test_insertion_changes_no_bit_with_other_e_branchformers(options, scope):
     base = tiny_base()
-    model = tiny_speech_lm(base, scope=scope, **options)
+    model = tiny_speech_lm(base, scope=scope, e_branchformer=options)
     inputs = inputs_of(ROWS)
     with torch.no_grad():
         embeds, speech_ids = merged(model, inputs)

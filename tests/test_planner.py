@@ -61,7 +61,7 @@ CASES = {
         for layer in LAYERS
         for scope in SCOPES
     },
-    "espnet, narrow": ["--upscale.style=espnet", "--upscale.width=24"],
+    "narrow": ["--upscale.e_branchformer.width=24"],
     "ctc": ["--train.ctc_weight=0.3"],
     "whisper": ["--encoder.name=whisper"],
     "whisper, trained": ["--encoder.name=whisper", "--encoder.train=true", "--method=full"],
@@ -80,7 +80,12 @@ def recipe_of(tmp_path_factory):
         config.save_pretrained(tmp_path / name)
 
     def make(overrides: list[str]) -> Recipe:
-        settings = ["--upscale.num_layers=2", "--upscale.kernel_size=3", "--lora.rank=2", "--data.batch_seconds=6"]
+        settings = [
+            "--upscale.num_layers=2",
+            "--upscale.e_branchformer.kernel_size=3",
+            "--lora.rank=2",
+            "--data.batch_seconds=6",
+        ]
         encoder = ["--encoder.width=16", "--encoder.num_mel_bins=8"]
         recipe = load_recipe(None, ["--base=llama", *settings, *encoder, *overrides])
         recipe.base = str(tmp_path / recipe.base)

@@ -40,7 +40,7 @@ def base(base_dir):
 def make(base_dir: Path, base, shared: Path | None = None, **upscale) -> tuple[SpeechLM, SpeechProcessor]:
     """A SpeechLM on a copy of the base, with Whisper's encoder where there is one."""
     name = str(shared / "models/whisper-tiny.en") if shared else "fbank"
-    upscale = {"num_layers": 2, "kernel_size": 15, **upscale}
+    upscale = {"num_layers": 2, **upscale}
     recipe = Recipe(base=str(base_dir), upscale=UpscaleConfig(**upscale), encoder=EncoderConfig(name=name))
     encoder = encoder_kind(recipe.encoder).build(load_weights=True)
     config = SpeechLMConfig.from_recipe(

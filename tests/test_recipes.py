@@ -109,8 +109,8 @@ def shrunken(recipe: Recipe, directory: Path) -> Recipe:
         WhisperFeatureExtractor(feature_size=mels).save_pretrained(recipe.encoder.name)
     recipe.encoder.width, recipe.lora.rank = 16, 2
     for name in ("feed_forward_width", "cgmlp_width"):
-        if getattr(recipe.upscale, name):
-            setattr(recipe.upscale, name, 32)
+        if getattr(recipe.upscale.e_branchformer, name):
+            setattr(recipe.upscale.e_branchformer, name, 32)
     recipe.output_dir = str(directory / "run")
     recipe.data.train, recipe.data.validation = str(save_recordings(directory / "audio")), None
     recipe.data.batch_seconds, recipe.data.min_duration, recipe.data.num_workers = 3, 0.1, 0

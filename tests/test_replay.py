@@ -28,7 +28,7 @@ def recipe(tmp_path):
     (tmp_path / "text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40)
     return save_recipe(
         tmp_path,
-        upscale={"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32, "scope": "all"},
+        upscale={"num_layers": 1, "e_branchformer": {"kernel_size": 3, "feed_forward_width": 32}, "scope": "all"},
         replay={"text": str(tmp_path / "text.txt"), "share": 0.5, "batch_tokens": 64, "row_tokens": 16},
     )
 

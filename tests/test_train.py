@@ -132,7 +132,9 @@ def test_a_checkpoint_holds_no_frozen_tensor_and_no_pickle(tmp_path):
 
 
 def test_gradient_checkpointing_and_accumulation_change_no_result(tmp_path):
-    recipe = save_recipe(tmp_path, upscale={"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32})
+    recipe = save_recipe(
+        tmp_path, upscale={"num_layers": 1, "e_branchformer": {"kernel_size": 3, "feed_forward_width": 32}}
+    )
     plain = train(recipe, "--train.max_steps=3", "--output_dir", str(tmp_path / "plain"))
     again = train(
         recipe, "--train.max_steps=3", "--train.gradient_checkpointing=true", "--output_dir", str(tmp_path / "again")
@@ -172,6 +174,12 @@ def test_training_starts_from_a_checkpoint_with_the_same_layers_only(tmp_path):
     with pytest.raises(depthup.UserError, match="too many or missing"):
         train(recipe, f"--init_from={first}", "--upscale.num_layers=2", "--output_dir", str(tmp_path / "c"))
     with pytest.raises(depthup.UserError, match="another shape"):
-        train(recipe, f"--init_from={first}", "--upscale.kernel_size=5", "--output_dir", str(tmp_path / "d"))
+        train(
+            recipe,
+            f"--init_from={first}",
+            "--upscale.e_branchformer.kernel_size=5",
+            "--output_dir",
+            str(tmp_path / "d"),
+        )
     with pytest.raises(depthup.UserError, match="not a base"):
         train(recipe, f"--base={first}", "--output_dir", str(tmp_path / "e"))

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, Pr
 from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe, UpscaleConfig
 from depthup.model.base import embedding_std, fingerprint
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.layers import KINDS
 from depthup.model.speech_lm import SpeechLM
 
 VOCAB, MELS = 96, 8
@@ -32,7 +33,7 @@ FAMILIES = {
     "qwen": Qwen3Config(**SIZES),
     "gemma": Gemma3TextConfig(**SIZES, sliding_window=8, layer_types=["sliding_attention", "full_attention"] * 2),
 }
-LAYERS = ("transformer", "e_branchformer")
+LAYERS = tuple(KINDS)
 SCOPES = ("speech", "from_speech", "all")
 
 
@@ -54,7 +55,7 @@ def tiny_speech_lm(
     base = base if base is not None else tiny_base()
     lora = LoraConfig(rank=2, speech_only=upscale.pop("lora_speech_only", False))
     connector, quantization = upscale.pop("connector", "frames"), upscale.pop("quantization", "none")
-    upscale = {"num_layers": 2, "kernel_size": 3, **upscale}
+    upscale = {"num_layers": 2, **upscale, "e_branchformer": {"kernel_size": 3, **upscale.get("e_branchformer", {})}}
     encoder = EncoderConfig(width=16, num_mel_bins=MELS)
     recipe = Recipe(base="tiny", method=method, upscale=UpscaleConfig(**upscale), encoder=encoder, lora=lora)
     recipe.connector, recipe.base_quantization = ConnectorConfig(name=connector), quantization

@@ -6,14 +6,21 @@ A recipe may name another with `extends: FILE`, whose keys hold unless it sets t
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal, Optional, Union
+import difflib
+from dataclasses import dataclass, field, make_dataclass
+from typing import TYPE_CHECKING, Any, Literal, Optional, Union
+
+from depthup.model.layers import KINDS
+from depthup.model.layers.kind import LayerKind
 
 AUDIO_MARKER = "<|audio|>"
 """Stands in a prompt for one audio piece; the processor replaces it by one placeholder id per speech frame."""
 
 Method = Literal["full", "lora", "depth_upscale", "depth_upscale+lora"]
-Layer = Literal["transformer", "e_branchformer"]
+if TYPE_CHECKING:
+    Layer = str
+else:
+    Layer = Literal[tuple(KINDS)]
 Scope = Literal["speech", "from_speech", "all"]
 Quantization = Literal["none", "int8", "nf4"]
 
@@ -67,53 +74,67 @@ class ConnectorConfig:
         _require(self.temperature >= 0, f"connector.temperature must not be negative, not {self.temperature}")
 
 
+PLACEMENTS = ("interleaved", "bottom", "middle", "top", "sandwich")
+OLD_PLACEMENTS = {"even": "interleaved"}
+
+_Sections: Any = make_dataclass(
+    "_Sections", [(name, kind, field(default_factory=kind)) for name, kind in KINDS.items()]
+)
+
+
 @dataclass
-class UpscaleConfig:
-    """Which layers are inserted, where, and which positions they change."""
+class UpscaleConfig(_Sections):
+    """Which layers are inserted, where, and which positions they change. Each kind of layer has its own section."""
 
     layer: Layer = "e_branchformer"
     """Kind of inserted layer."""
-    num_layers: int = 8
-    """How many layers are inserted."""
-    placement: Union[Literal["even", "bottom", "top"], list[int]] = "even"
-    """Where: a word, or for each inserted layer the index of the base layer it follows, e.g. `[0, 7, 15]`."""
+    num_layers: Union[int, float] = 0.25
+    """How many layers are inserted: a whole number, or a share of the base's depth below 1."""
+    placement: Union[list[int], str] = "interleaved"
+    """Where: `interleaved` over all base layers, over the `bottom`, `middle` or `top` half of them, `sandwich` (bottom
+    and top quarter), or for each inserted layer the index of the base layer it follows, e.g. `[0, 7, 15]`."""
     scope: Scope = "speech"
     """Positions an inserted layer changes: `speech` only, everything `from_speech` on, or `all`."""
-    init: Literal["copy", "random"] = "copy"
-    """Start attention, feed-forward and norms from the base layer below where shapes allow, or at random."""
-    style: Literal["llm", "espnet"] = "llm"
-    """E-Branchformer parts: the LLM's (RMSNorm, gated feed-forward, rotary), or ESPnet's (LayerNorm, biases)."""
-    width: Optional[int] = None
-    """Width of an E-Branchformer layer; default the base's. Another width adds projections in and out."""
-    feed_forward_width: Optional[int] = None
-    """Inner width of the E-Branchformer's feed-forwards; default the base's, scaled with `width`."""
-    cgmlp_width: Optional[int] = None
-    """Inner width of the E-Branchformer's convolutional gating MLP; default 8/3 of `width`."""
-    kernel_size: int = 15
-    """Frames the E-Branchformer's depthwise convolutions see, an odd number."""
-    num_heads: Optional[int] = None
-    """Attention heads of an E-Branchformer; default as many as the base's head size allows."""
-    dropout: float = 0.0
-    """Dropout inside E-Branchformer layers."""
 
     def __post_init__(self) -> None:
-        _require(self.num_layers >= 1, f"upscale.num_layers must be at least 1, not {self.num_layers}")
-        _require(self.kernel_size % 2 == 1, f"upscale.kernel_size must be odd, not {self.kernel_size}")
-        _require(0 <= self.dropout < 1, f"upscale.dropout must be in [0, 1), not {self.dropout}")
+        for name, kind in KINDS.items():  # a checkpoint's configuration holds plain dictionaries
+            if isinstance(section := getattr(self, name), dict):
+                setattr(self, name, kind(**section))
+        n = self.num_layers
+        _require(
+            n >= 1 if isinstance(n, int) else 0 < n < 1,
+            f"upscale.num_layers must be a whole number from 1 or a share between 0 and 1, not {n}",
+        )
+        if isinstance(self.placement, str) and self.placement not in PLACEMENTS:
+            known = f"there are {', '.join(PLACEMENTS)}, and indices such as [0, 7]"
+            meant = difflib.get_close_matches(self.placement, PLACEMENTS, 1)
+            if old := OLD_PLACEMENTS.get(self.placement):
+                known = f"is called {old} now"
+            elif meant:
+                known = f"did you mean {meant[0]}? {known}"
+            raise ValueError(f"upscale.placement {self.placement}: {known}")
+
+    @property
+    def kind(self) -> LayerKind:
+        """The section of the kind that is inserted."""
+        return getattr(self, self.layer)
 
 
 @dataclass
 class LoraConfig:
     """Low-rank adapters on the base's linears (PEFT)."""
 
-    rank: int = 16
-    """Rank of the update."""
-    alpha: float = 32.0
-    """Scale of the update: alpha / rank."""
+    rank: Union[int, Literal["matched"]] = 16
+    """Rank of the update; `matched` is the largest that trains no more weights than the layers of `upscale` would."""
+    alpha: Optional[float] = None
+    """Scale of the update: alpha / rank; default twice the rank."""
     dropout: float = 0.0
     """Dropout before the adapters."""
     speech_only: bool = False
     """Switch the adapters off for sequences without speech, so that text-only behaviour stays the base's."""
+
+    def __post_init__(self) -> None:
+        _require(self.rank == "matched" or self.rank >= 1, f"lora.rank must be at least 1 or matched, not {self.rank}")
 
 
 @dataclass

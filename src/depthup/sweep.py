@@ -19,6 +19,7 @@ from depthup.config import Recipe
 from depthup.errors import UserError
 from depthup.evaluate.results import load_results
 from depthup.model.checkpoint import WEIGHTS
+from depthup.model.layers import KINDS
 from depthup.recipe import load_recipe
 from depthup.train.finite import DIVERGED
 from depthup.train.record import NAME as RECORD
@@ -29,10 +30,11 @@ METHODS: dict[str, tuple[str, ...]] = {
     f"full{REPLAY}": ("--method=full",),
     "lora": ("--method=lora",),
     f"lora{REPLAY}": ("--method=lora",),
+    "lora-matched": ("--method=lora", "--lora.rank=matched"),
     "lora-speech-only": ("--method=lora", "--lora.speech_only=true"),
     **{
         f"{layer}-{scope}": ("--method=depth_upscale", f"--upscale.layer={layer}", f"--upscale.scope={scope}")
-        for layer in ("transformer", "e_branchformer")
+        for layer in KINDS
         for scope in ("all", "from_speech", "speech")
     },
     "e_branchformer-speech+lora": (

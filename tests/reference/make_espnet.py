@@ -38,7 +38,7 @@ def randomised_layer() -> torch.nn.Module:
             gate_activation="identity",
         ),
         feed_forward=PositionwiseFeedForward(SIZE, 32, 0.0, get_activation("swish")),
-        feed_forward_macaron=PositionwiseFeedForward(SIZE, 32, 0.0, get_activation("swish")),
+        feed_forward_macaron=None,
         dropout_rate=0.0,
         merge_conv_kernel=7,
     )

@@ -28,6 +28,7 @@ def adapt_llm(llm: PreTrainedModel, method: Method, lora: LoraConfig, seed: int 
 
 def add_lora(llm: PreTrainedModel, lora: LoraConfig, seed: int) -> None:
     """Put PEFT adapters on every linear of the base's own layers; they start as zero."""
+    assert lora.rank != "matched", "a model's configuration holds the number"
     config = peft.LoraConfig(
         r=lora.rank,
         lora_alpha=lora.alpha,  # type: ignore[arg-type]  # PEFT divides by it

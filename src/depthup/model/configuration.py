@@ -8,8 +8,9 @@ from typing import Any, Optional
 from transformers import AutoConfig, PreTrainedConfig
 
 from depthup.config import Quantization, Recipe, UpscaleConfig
+from depthup.errors import UserError
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
-from depthup.model.upscale import upscaled_config
+from depthup.model.upscale import matched_rank, placement_indices, upscaled_config
 from depthup.registration import MODEL_TYPE
 
 
@@ -66,8 +67,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
             encoder=dataclasses.asdict(recipe.encoder),
             connector=dataclasses.asdict(recipe.connector),
             transcripts=recipe.data.transcripts,
-            upscale=dataclasses.asdict(recipe.upscale) if "depth_upscale" in recipe.method else None,
-            lora=dataclasses.asdict(recipe.lora) if "lora" in recipe.method else None,
+            upscale=_resolved_upscale(recipe, base_config) if "depth_upscale" in recipe.method else None,
+            lora=_resolved_lora(recipe, base_config) if "lora" in recipe.method else None,
             audio_token_id=base_config.vocab_size,
             **kwargs,
         )
@@ -95,7 +96,12 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
 
     @property
     def upscale_config(self) -> Optional[UpscaleConfig]:
-        return UpscaleConfig(**self.upscale) if self.upscale else None
+        try:
+            return UpscaleConfig(**self.upscale) if self.upscale else None
+        except (TypeError, ValueError) as error:
+            raise UserError(
+                f"checkpoint: made by another version of depthup, its layers are not known here ({error})"
+            ) from error
 
     def make_base_config(self) -> PreTrainedConfig:
         """The base's configuration as its own class."""
@@ -113,3 +119,16 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
 def portable(config: dict[str, Any]) -> dict[str, Any]:
     """Without the place on this machine that it was read from."""
     return {name: value for name, value in config.items() if name != "_name_or_path"}
+
+
+def _resolved_upscale(recipe: Recipe, base: PreTrainedConfig) -> dict[str, Any]:
+    """The recipe's section with the number of layers that it comes to."""
+    number = len(placement_indices(recipe.upscale, base.num_hidden_layers))
+    return {**dataclasses.asdict(recipe.upscale), "num_layers": number}
+
+
+def _resolved_lora(recipe: Recipe, base: PreTrainedConfig) -> dict[str, Any]:
+    """The recipe's section with rank and scale in numbers."""
+    lora = recipe.lora
+    rank = matched_rank(base, recipe.upscale) if lora.rank == "matched" else lora.rank
+    return {**dataclasses.asdict(lora), "rank": rank, "alpha": 2.0 * rank if lora.alpha is None else lora.alpha}

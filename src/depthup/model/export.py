@@ -16,7 +16,7 @@ from depthup.model import checkpoint
 from depthup.model.card import write_card
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.hub import hub_name
-from depthup.model.layers.transformer import TransformerBlock
+from depthup.model.layers.kind import LayerKind
 from depthup.model.loading import known_base, known_encoder
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
@@ -120,7 +120,7 @@ def refuse_what_is_not_plain(config: SpeechLMConfig, source: Path) -> None:
         why = f"method {config.method} has adapters beside the base's layers"
     elif config.base_quantization != "none":
         why = f"its base is packed as {config.base_quantization}"
-    elif upscale and upscale.layer != "transformer":
+    elif upscale and type(upscale.kind).as_base_layer is LayerKind.as_base_layer:
         why = f"{upscale.layer} layers are not of the base's kind"
     elif upscale and upscale.scope != "all":
         why = f"scope {upscale.scope} leaves text to the base alone; --drop-layers writes that base"
@@ -132,13 +132,12 @@ def plain_llm(model: SpeechLM, source: Path) -> PreTrainedModel:
     """The LLM of `model`, which it takes apart: each inserted layer gives way to the base's kind of layer inside it."""
     llm, decoder = model.llm, model.llm.get_decoder()
     for layer in inserted_layers(llm):
-        assert isinstance(layer.block, TransformerBlock)
         if _has_window(llm, layer.layer_idx):
             raise UserError(
                 f"{source}: is no plain LLM, its layer {layer.layer_idx} attends to everything, where the base's class "
                 "gives it a window"
             )
-        decoder.layers[layer.layer_idx] = layer.block.layer
+        decoder.layers[layer.layer_idx] = model.config.upscale_config.kind.as_base_layer(layer.block)
     return llm
 
 

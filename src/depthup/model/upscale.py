@@ -7,39 +7,52 @@ import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from depthup.config import Method, Scope, UpscaleConfig
 from depthup.errors import UserError
-from depthup.model.layers.e_branchformer import EBranchformerBlock
 from depthup.model.layers.inserted import InsertedLayer
-from depthup.model.layers.transformer import TransformerBlock
+from depthup.model.layers.kind import Place
 
 
 def placement_indices(config: UpscaleConfig, num_base_layers: int) -> list[int]:
-    """For each inserted layer the base layer it follows, in rising order.
+    """For each inserted layer the base layer it follows, in rising order (arXiv 2604.00489, 3.2).
 
-    With scope `speech` nothing reads the speech positions after the last base layer, so no layer goes there.
-    Raises UserError for a placement that does not fit the base.
+    A named placement spreads its layers evenly over a part of the base, each after the first base layer of its share:
+    which one of them the paper does not say. With scope `speech` nothing reads the speech positions after the last
+    base layer, so no layer goes there. Raises UserError for a placement that does not fit the base.
     """
     places = num_base_layers - 1 if config.scope == "speech" else num_base_layers
-    n = config.num_layers
     if isinstance(config.placement, list):
-        if len(config.placement) != n:
-            raise UserError(f"upscale.placement names {len(config.placement)} places for upscale.num_layers {n}")
-        if not all(0 <= i < places for i in config.placement):
+        if isinstance(config.num_layers, int) and len(config.placement) != config.num_layers:
+            named = f"names {len(config.placement)} places for upscale.num_layers {config.num_layers}"
+            raise UserError(f"upscale.placement {named}; leave num_layers out, or name as many")
+        if not config.placement or not all(0 <= i < places for i in config.placement):
             raise UserError(f"upscale.placement {config.placement}: indices must be from 0 to {places - 1} here")
         return sorted(config.placement)
-    if n > places:
-        raise UserError(f"upscale.num_layers {n}: the base has {places} places; name places twice to stack layers")
-    if config.placement == "bottom":
-        return list(range(n))
-    if config.placement == "top":
-        return list(range(places - n, places))
-    return [k * places // n for k in range(n)]
+    n = config.num_layers
+    if isinstance(n, float):
+        n = max(1, round(n * num_base_layers))
+    quarter, half = max(1, places // 4), (places + 1) // 2
+    if config.placement == "sandwich":
+        upper = n // 2
+        return _spread(config, n - upper, 0, quarter) + _spread(config, upper, places - quarter, places)
+    first = {"interleaved": 0, "bottom": 0, "middle": quarter, "top": places - half}[config.placement]
+    return _spread(config, n, first, places if config.placement == "interleaved" else first + half)
+
+
+def _spread(config: UpscaleConfig, n: int, first: int, end: int) -> list[int]:
+    """`n` base layers, spread evenly over those from `first` to before `end`."""
+    if n > end - first:
+        raise UserError(
+            f"upscale.num_layers {config.num_layers}: {config.placement} would put {n} layers after {end - first} "
+            "of the base's; name places twice to stack layers"
+        )
+    return [first + k * (end - first) // n for k in range(n)]
 
 
 def upscaled_config(base: PreTrainedConfig, upscale: UpscaleConfig) -> PreTrainedConfig:
@@ -73,7 +86,8 @@ def insert_layers(llm: PreTrainedModel, upscale: UpscaleConfig, seed: int = 0) -
         for i, base_layer in enumerate(layers):
             new_layers.append(base_layer)
             for _ in range(indices.count(i)):
-                block = _make_block(upscale, config, base_layer, len(new_layers)).to(weight.device, weight.dtype)
+                place = Place(base_layer, config, len(new_layers), causal=upscale.scope != "speech")
+                block = upscale.kind.build(place).to(weight.device, weight.dtype)
                 inserted.append(len(new_layers))
                 new_layers.append(InsertedLayer(block, len(new_layers), upscale.scope))
     _set_layers(llm, nn.ModuleList(new_layers), config)
@@ -111,12 +125,6 @@ def _set_layer_idx(layer: nn.Module, index: int) -> None:
             module.layer_idx = index
 
 
-def _make_block(upscale: UpscaleConfig, config: PreTrainedConfig, below: nn.Module, index: int) -> nn.Module:
-    if upscale.layer == "transformer":
-        return TransformerBlock(below, index, causal=upscale.scope != "speech", copy_weights=upscale.init == "copy")
-    return EBranchformerBlock(upscale, config, index, below)
-
-
 def inserted_layers(llm: PreTrainedModel) -> list[InsertedLayer]:
     """The inserted layers of a model, lowest first."""
     return [layer for layer in llm.get_decoder().layers if isinstance(layer, InsertedLayer)]
@@ -130,6 +138,19 @@ def base_linears(llm: PreTrainedModel) -> list[str]:
         for name, module in llm.get_decoder().named_modules()
         if isinstance(module, nn.Linear) and name.startswith("layers.") and not name.startswith(inserted)
     ]
+
+
+def matched_rank(base: PreTrainedConfig, upscale: UpscaleConfig) -> int:
+    """The largest rank with which LoRA on these linears trains no more weights than the layers of `upscale` would.
+
+    arXiv 2604.00489, section 4: 144 for SmolLM2-360M and 356 for 1.7B. No weights are made.
+    """
+    with torch.device("meta"):
+        llm = AutoModelForCausalLM.from_config(base)
+        insert_layers(llm, upscale)
+    inserted = sum(p.numel() for layer in inserted_layers(llm) for p in layer.parameters())
+    linears: list[Any] = [llm.get_decoder().get_submodule(name) for name in base_linears(llm)]
+    return max(1, inserted // sum(linear.in_features + linear.out_features for linear in linears))
 
 
 @dataclass

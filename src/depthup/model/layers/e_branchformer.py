@@ -1,184 +1,141 @@
-"""E-Branchformer: Branchformer with Enhanced Merging for Speech Recognition (Kim et al., SLT 2022)."""
+"""E-Branchformer as the paper inserts it (arXiv 2604.00489, 3.3), after Kim et al., SLT 2022."""
 
 from __future__ import annotations
 
-import copy
-from typing import Any, Optional
+from dataclasses import dataclass
+from typing import Any, Literal, Optional
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from transformers import PreTrainedConfig
-from transformers.cache_utils import Cache
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, eager_attention_forward
 
-from depthup.config import UpscaleConfig
 from depthup.model.layers.depthwise_conv import depthwise_conv
-from depthup.model.layers.inserted import View
-from depthup.model.layers.transformer import attend_freely, last_linear, zero_
+from depthup.model.layers.kind import LayerKind, Place, View, attend_freely, copied, last_linear, zero_
+
+NAME = "upscale.e_branchformer"
+
+
+@dataclass
+class EBranchformer(LayerKind):
+    """Attention beside a convolutional branch that only speech takes, merged, then a feed-forward."""
+
+    init: Literal["copy", "random", "random_merge"] = "copy"
+    """Attention, norms and feed-forward from the base layer below, or at `random`. `random_merge` copies them but draws
+    the merge projection: the paper's ablation, with which speech is changed from the start."""
+    width: Optional[int] = None
+    """Width of the layer; default the base's. Another width adds projections in and out, and copies nothing."""
+    feed_forward_width: Optional[int] = None
+    """Inner width of the feed-forward; default the base's, scaled with `width`. Another one copies no feed-forward."""
+    cgmlp_width: Optional[int] = None
+    """Inner width of the convolutional gating MLP, half of which gates the other; default `width`."""
+    kernel_size: int = 15
+    """Frames the depthwise convolutions see, an odd number."""
+    dropout: float = 0.0
+    """Dropout of each branch, of their merging and of the feed-forward."""
+
+    def __post_init__(self) -> None:
+        if self.kernel_size % 2 != 1:
+            raise ValueError(f"{NAME}.kernel_size must be odd, not {self.kernel_size}")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"{NAME}.dropout must be in [0, 1), not {self.dropout}")
+        for name in ("width", "feed_forward_width", "cgmlp_width"):
+            if (value := getattr(self, name)) is not None and value < 2:
+                raise ValueError(f"{NAME}.{name} must be at least 2, not {value}")
+        if self.cgmlp_width is not None and self.cgmlp_width % 2:
+            raise ValueError(f"{NAME}.cgmlp_width must be even, not {self.cgmlp_width}")
+
+    def build(self, place: Place) -> nn.Module:
+        return EBranchformerBlock(self, place)
 
 
 class EBranchformerBlock(nn.Module):
-    """Macaron feed-forwards around two parallel branches, self-attention and cgMLP, merged by a convolution (Fig. 1).
+    """Self-attention and cgMLP in parallel, merged by a depthwise convolution and a projection; then a feed-forward.
 
-    In the LLM's own width the block adds to the LLM's states directly; `style: espnet` or another `width` puts it,
-    with a final norm, between a projection in and a zeroed projection out. Either way it starts as the identity.
+    Text takes the attention's output alone. In the base's own width the block starts from the base layer below, with
+    W_merge = [I; 0] and zero at the end of attention, merge convolution and feed-forward, and is then the identity.
+    In another width it stands, with a final norm, between a projection in and a zeroed projection out.
     """
 
-    def __init__(
-        self,
-        config: UpscaleConfig,
-        llm_config: PreTrainedConfig,
-        layer_idx: int,
-        below: Any = None,
-    ) -> None:
-        """`below`: base layer to copy attention, feed-forwards and norms from where shapes allow."""
+    def __init__(self, config: EBranchformer, place: Place) -> None:
         super().__init__()
-        hidden = llm_config.hidden_size
+        hidden, inner = place.llm_config.hidden_size, place.llm_config.intermediate_size
         width = config.width or hidden
-        llm_style = config.style == "llm"
-        causal = config.scope != "speech"
-        feed_forward_width = config.feed_forward_width or round(llm_config.intermediate_size * width / hidden)
-        cgmlp_width = config.cgmlp_width or round(width * 4 / 3) * 2
-        copies = below is not None and llm_style and config.init == "copy" and width == hidden
-        copies_attention = copies and config.num_heads in (None, llm_config.num_attention_heads)
-        copies_feed_forward = copies and feed_forward_width == llm_config.intermediate_size
+        feed_forward_width = config.feed_forward_width or round(inner * width / hidden)
+        self.projected = width != hidden
+        random = config.init == "random"
 
-        def norm(source: str) -> nn.Module:
-            if copies:
-                return copy.deepcopy(getattr(below, source))
-            # ESPnet's LayerNorm has this epsilon.
-            return nn.RMSNorm(width, eps=1e-6) if llm_style else nn.LayerNorm(width, eps=1e-12)
+        def norm(*names: str) -> nn.Module:
+            """As the first of these of the base layer."""
+            found = [getattr(place.below, name) for name in names if hasattr(place.below, name)]
+            return nn.RMSNorm(width, eps=1e-6) if self.projected or not found else copied(found[0])
 
-        def feed_forward() -> nn.Module:
-            if copies_feed_forward:
-                return copy.deepcopy(below.mlp)
-            return FeedForward(width, feed_forward_width, gated=llm_style, dropout=config.dropout)
-
-        self.norm_ff_macaron = norm("post_attention_layernorm")
-        self.feed_forward_macaron = feed_forward()
         self.norm_mha = norm("input_layernorm")
-        if copies_attention:
-            self.attn = copy.deepcopy(below.self_attn)
+        if self.projected:
+            from depthup.model.layers.attention import SelfAttention  # needs more than torch
+
+            self.attn: Any = SelfAttention(width, place.llm_config)
         else:
-            heads = config.num_heads or default_heads(width, llm_config)
-            self.attn = SelfAttention(width, heads, llm_config, rotary=llm_style, bias=not llm_style)
-        attend_freely(self.attn, layer_idx, causal)
-        self.norm_mlp = norm("post_attention_layernorm")
-        self.cgmlp = ConvolutionalGatingMLP(width, cgmlp_width, config.kernel_size, config.dropout)
+            self.attn = copied(place.below.self_attn, random)
+        attend_freely(self.attn, place)
+        self.norm_mlp = norm("input_layernorm")
+        self.cgmlp = ConvolutionalGatingMLP(width, config.cgmlp_width or width, config.kernel_size, config.dropout)
         self.depthwise_conv_fusion = DepthwiseConv(2 * width, config.kernel_size)
         self.merge_proj = nn.Linear(2 * width, width)
-        self.norm_ff = norm("post_attention_layernorm")
-        self.feed_forward = feed_forward()
+        self.norm_ff = norm("pre_feedforward_layernorm", "post_attention_layernorm")
+        if self.projected or feed_forward_width != inner:
+            self.feed_forward: nn.Module = FeedForward(width, feed_forward_width, config.dropout)
+        else:
+            self.feed_forward = copied(place.below.mlp, random)
         self.dropout = nn.Dropout(config.dropout)
-
-        self.projected = width != hidden or not llm_style
+        zero_(self.depthwise_conv_fusion.conv)
+        if config.init != "random_merge":
+            zero_(self.merge_proj)
+            with torch.no_grad():  # the attention passes, the cgMLP does not
+                self.merge_proj.weight[:, :width].fill_diagonal_(1.0)
         if self.projected:
-            self.norm_final = norm("")
+            self.norm_final = norm()
             self.norm_in = nn.RMSNorm(hidden, eps=1e-6)
-            self.proj_in = nn.Linear(hidden, width)
-            self.proj_out = nn.Linear(width, hidden)
+            self.proj_in, self.proj_out = nn.Linear(hidden, width), nn.Linear(width, hidden)
             zero_(self.proj_out)
         else:
-            zero_(last_linear(self.feed_forward_macaron))
+            zero_(last_linear(self.attn))
             zero_(last_linear(self.feed_forward))
-            zero_(self.merge_proj)
 
     def forward(self, states: torch.Tensor, view: View) -> torch.Tensor:
         if self.projected:
-            return states + self.proj_out(self.encode(self.proj_in(self.norm_in(states)), view))
+            return states + self.proj_out(self.norm_final(self.encode(self.proj_in(self.norm_in(states)), view)))
         return self.encode(states, view)
 
     def encode(self, x: torch.Tensor, view: View) -> torch.Tensor:
-        """[N, L, width] -> [N, L, width]: the block of the paper, and of ESPnet's `EBranchformerEncoderLayer`."""
-        x = x + 0.5 * self.dropout(self.feed_forward_macaron(self.norm_ff_macaron(x)))
-        attended = self.dropout(self._attend(self.norm_mha(x), view))
-        gated = self.dropout(self.cgmlp(self.norm_mlp(x), view))
-        both = torch.cat([attended, gated], -1)
-        x = x + self.dropout(self.merge_proj(both + self.depthwise_conv_fusion(both, view, "merge")))
-        x = x + 0.5 * self.dropout(self.feed_forward(self.norm_ff(x)))
-        return self.norm_final(x) if self.projected else x
-
-    def _attend(self, x: torch.Tensor, view: View) -> torch.Tensor:
-        return self.attn(
-            hidden_states=x,
+        """[N, L, width] -> [N, L, width]."""
+        attended = self.attn(
+            hidden_states=self.norm_mha(x),
             attention_mask=view.attention_mask,
             position_ids=view.position_ids,
             position_embeddings=view.position_embeddings,
             past_key_values=view.cache,
         )[0]
+        x = x + view.at_speech(self._merge, self.dropout(attended), x)
+        return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 
-
-def default_heads(width: int, llm_config: PreTrainedConfig) -> int:
-    """As many heads of the base's head size as fit the width, or its nearest smaller divisor."""
-    head_size = getattr(llm_config, "head_dim", None) or llm_config.hidden_size // llm_config.num_attention_heads
-    heads = max(1, width // head_size)
-    while width % heads:
-        heads -= 1
-    return heads
+    def _merge(self, attended: torch.Tensor, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Speech frames: attention's output and the layer's input [N, L, width] -> what the layer adds."""
+        both = torch.cat([attended, self.dropout(self.cgmlp(self.norm_mlp(x), real))], -1)
+        return self.dropout(self.merge_proj(both + self.depthwise_conv_fusion(both, real)))
 
 
 class FeedForward(nn.Module):
-    """Position-wise feed-forward with SiLU, gated (SwiGLU) or plain."""
+    """Position-wise feed-forward gated with SiLU (SwiGLU)."""
 
-    def __init__(self, width: int, inner: int, gated: bool, dropout: float) -> None:
+    def __init__(self, width: int, inner: int, dropout: float) -> None:
         super().__init__()
-        self.gate_proj = nn.Linear(width, inner, bias=False) if gated else None
-        self.up_proj = nn.Linear(width, inner, bias=not gated)
-        self.down_proj = nn.Linear(inner, width, bias=not gated)
+        self.gate_proj = nn.Linear(width, inner, bias=False)
+        self.up_proj = nn.Linear(width, inner, bias=False)
+        self.down_proj = nn.Linear(inner, width, bias=False)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        up = self.up_proj(x)
-        inner = F.silu(up) if self.gate_proj is None else F.silu(self.gate_proj(x)) * up
-        return self.down_proj(self.dropout(inner))
-
-
-class SelfAttention(nn.Module):
-    """Multi-head self-attention with its own rotary positions, through the base's attention kernel."""
-
-    def __init__(self, width: int, num_heads: int, llm_config: PreTrainedConfig, rotary: bool, bias: bool) -> None:
-        super().__init__()
-        if width % num_heads:
-            raise ValueError(f"upscale.num_heads {num_heads} does not divide the layer's width {width}")
-        self.config = llm_config
-        self.head_dim = width // num_heads
-        self.num_key_value_groups = 1
-        self.scaling = self.head_dim**-0.5
-        self.rotary = rotary
-        self.layer_idx, self.is_causal = 0, False
-        self.q_proj = nn.Linear(width, width, bias=bias)
-        self.k_proj = nn.Linear(width, width, bias=bias)
-        self.v_proj = nn.Linear(width, width, bias=bias)
-        self.o_proj = nn.Linear(width, width, bias=bias)
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: Optional[torch.Tensor],
-        position_ids: torch.Tensor,
-        past_key_values: Optional[Cache],
-        **_: Any,
-    ) -> tuple[torch.Tensor, None]:
-        batch, length, width = hidden_states.shape
-        heads = (batch, length, -1, self.head_dim)
-        query = self.q_proj(hidden_states).view(heads).transpose(1, 2)
-        key = self.k_proj(hidden_states).view(heads).transpose(1, 2)
-        value = self.v_proj(hidden_states).view(heads).transpose(1, 2)
-        if self.rotary:
-            query, key = apply_rotary_pos_emb(query, key, *self._rotary_tables(position_ids, query.dtype))
-        if past_key_values is not None:
-            key, value = past_key_values.update(key, value, self.layer_idx)
-        attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        output, _ = attend(self, query, key, value, attention_mask, scaling=self.scaling, is_causal=self.is_causal)
-        return self.o_proj(output.reshape(batch, length, width)), None
-
-    def _rotary_tables(self, position_ids: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-        exponents = torch.arange(0, self.head_dim, 2, device=position_ids.device) / self.head_dim
-        angles = position_ids[..., None].float() * 10000.0**-exponents  # [N, L, head size / 2]
-        angles = torch.cat([angles, angles], -1)
-        return angles.cos().to(dtype), angles.sin().to(dtype)
+        return self.down_proj(self.dropout(F.silu(self.gate_proj(x)) * self.up_proj(x)))
 
 
 class ConvolutionalGatingMLP(nn.Module):
@@ -187,7 +144,7 @@ class ConvolutionalGatingMLP(nn.Module):
     def __init__(self, width: int, inner: int, kernel_size: int, dropout: float) -> None:
         super().__init__()
         self.channel_proj1 = nn.Linear(width, inner)
-        self.norm = nn.LayerNorm(inner // 2, eps=1e-12)
+        self.norm = nn.LayerNorm(inner // 2, eps=1e-12)  # ESPnet's
         self.conv = DepthwiseConv(inner // 2, kernel_size)
         # The gate starts near one, as in ESPnet, so that the branch passes its input on.
         nn.init.normal_(self.conv.conv.weight, std=1e-6)
@@ -195,27 +152,20 @@ class ConvolutionalGatingMLP(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.channel_proj2 = nn.Linear(inner // 2, width)
 
-    def forward(self, x: torch.Tensor, view: View) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
         content, gate = F.gelu(self.channel_proj1(x)).chunk(2, -1)
-        gate = self.conv(self.norm(gate), view, "gate")
-        return self.channel_proj2(self.dropout(content * gate))
+        return self.channel_proj2(self.dropout(content * self.conv(self.norm(gate), real)))
 
 
 class DepthwiseConv(nn.Module):
-    """Depthwise convolution over the real positions of a view: both ways, or causal with its past in the cache."""
+    """Depthwise convolution over the real frames of spans of speech, which look both ways."""
 
     def __init__(self, channels: int, kernel_size: int) -> None:
         super().__init__()
         self.conv = nn.Conv1d(channels, channels, kernel_size, groups=channels)
 
-    def forward(self, x: torch.Tensor, view: View, stream: str) -> torch.Tensor:
-        """[N, L, C] -> [N, L, C]; `stream` names this convolution's inputs in the cache."""
-        past = self.conv.kernel_size[0] - 1
-        x = x * view.real[..., None]  # what does not exist must not leak into its neighbours
-        if not view.causal:
-            x = F.pad(x, (0, 0, past // 2, past // 2))
-        elif view.cache_layer is not None:
-            x = view.cache_layer.extend(stream, x, past)
-        else:
-            x = F.pad(x, (0, 0, past, 0))
+    def forward(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """[N, L, C] and bool [N, L] -> [N, L, C]."""
+        past = self.conv.kernel_size[0] // 2
+        x = F.pad(x * real[..., None], (0, 0, past, past))  # padding must not leak into its neighbours
         return depthwise_conv(x, self.conv.weight, self.conv.bias)

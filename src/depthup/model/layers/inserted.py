@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
@@ -11,21 +10,8 @@ from transformers.cache_utils import Cache
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from depthup.config import Scope
+from depthup.model.layers.kind import View
 from depthup.model.speech_context import InsertedCacheLayer, SpeechContext
-
-
-@dataclass
-class View:
-    """The part of a batch that an inserted block sees: spans of speech [N, L], or whole sequences [B, T]."""
-
-    real: torch.Tensor  # [N, L] bool, false at positions that do not exist for the block
-    attention_mask: Optional[torch.Tensor]
-    position_ids: torch.Tensor  # [N, L]
-    position_embeddings: Optional[tuple[torch.Tensor, torch.Tensor]]  # the base's rotary tables, [N, L, head size]
-    causal: bool
-    cache: Optional[Cache] = None
-    cache_layer: Optional[InsertedCacheLayer] = None
-    kwargs: dict[str, Any] = field(default_factory=dict)
 
 
 class InsertedLayer(GradientCheckpointingLayer):
@@ -65,10 +51,16 @@ class InsertedLayer(GradientCheckpointingLayer):
             return self._within_spans(hidden_states, position_ids, position_embeddings, speech)
         if speech.active is None:
             return hidden_states
-        view = View(speech.active, speech.causal_mask, position_ids, position_embeddings, causal=True, kwargs=kwargs)
         if past_key_values is not None:
-            view.cache = past_key_values
-            view.cache_layer = InsertedCacheLayer.of(past_key_values, self.layer_idx, speech.offset)
+            InsertedCacheLayer.stand_in(past_key_values, self.layer_idx, speech.offset)
+        view = View(
+            speech.causal_mask,
+            position_ids,
+            position_embeddings,
+            spans=speech.spans,
+            cache=past_key_values,
+            kwargs=kwargs,
+        )
         changed = self.block(hidden_states, view).to(hidden_states.dtype)
         return torch.where(speech.active[..., None], changed, hidden_states)
 
@@ -84,5 +76,5 @@ class InsertedLayer(GradientCheckpointingLayer):
             return hidden_states
         if position_embeddings is not None:
             position_embeddings = spans.gather(position_embeddings[0]), spans.gather(position_embeddings[1])
-        view = View(spans.real, spans.attention_mask, spans.gather(position_ids), position_embeddings, causal=False)
+        view = View(spans.attention_mask, spans.gather(position_ids), position_embeddings, real=spans.real)
         return spans.scatter(hidden_states, self.block(spans.gather(hidden_states), view))

@@ -2,45 +2,38 @@
 
 from __future__ import annotations
 
-import copy
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
 
-from depthup.model.layers.inserted import View
+from depthup.model.layers.kind import LayerKind, Place, View, attend_freely, copied, last_linear, zero_
 
 
-def last_linear(module: nn.Module) -> nn.Linear:
-    """The output projection of an attention or feed-forward module: its last linear layer."""
-    return [m for m in module.modules() if isinstance(m, nn.Linear)][-1]
+@dataclass
+class Transformer(LayerKind):
+    """A transformer layer like the base's own."""
 
+    init: Literal["copy", "random"] = "copy"
+    """Weights from the base layer below, or at random; output projections start at zero either way."""
 
-def zero_(linear: nn.Linear) -> None:
-    """Make a linear layer compute zero."""
-    nn.init.zeros_(linear.weight)
-    if linear.bias is not None:
-        nn.init.zeros_(linear.bias)
+    def build(self, place: Place) -> nn.Module:
+        return TransformerBlock(place, random=self.init == "random")
 
-
-def attend_freely(attention: nn.Module, layer_idx: int, causal: bool) -> None:
-    """Give a base's attention a new place in the cache, no window, and one or both directions."""
-    attention.layer_idx = layer_idx
-    attention.is_causal = causal
-    if hasattr(attention, "sliding_window"):
-        attention.sliding_window = None
+    @staticmethod
+    def as_base_layer(layer: nn.Module) -> nn.Module:
+        assert isinstance(layer, TransformerBlock)
+        return layer.layer
 
 
 class TransformerBlock(nn.Module):
     """A copy of the base layer below with its two output projections zeroed (LLaMA-Pro, Wu et al. 2024, 3.1)."""
 
-    def __init__(self, below: nn.Module, layer_idx: int, causal: bool, copy_weights: bool) -> None:
+    def __init__(self, place: Place, random: bool) -> None:
         super().__init__()
-        self.layer = copy.deepcopy(below)
-        if not copy_weights:
-            for module in self.layer.modules():
-                if isinstance(module, nn.Linear):
-                    module.reset_parameters()
-        attend_freely(self.layer.self_attn, layer_idx, causal)
+        self.layer = copied(place.below, random)
+        attend_freely(self.layer.self_attn, place)
         zero_(last_linear(self.layer.self_attn))
         zero_(last_linear(self.layer.mlp))
 
