@@ -89,10 +89,12 @@ def known_keys(cls: Any = Recipe, prefix: str = "") -> list[str]:
 
 def nearest(key: str) -> str:
     """A hint that names the known key most like `key`."""
-    known = known_keys()
-    leaves = {k.rsplit(".", 1)[-1]: k for k in known}
-    close = difflib.get_close_matches(key, known, 1, 0.5)
-    close = close or [leaves[k] for k in difflib.get_close_matches(key.rsplit(".", 1)[-1], leaves, 1, 0.6)]
+    section, _, leaf = key.rpartition(".")
+    close: list[str] = []
+    for known in ([k for k in known_keys() if k.startswith(f"{section}.")], known_keys()):
+        leaves = {k.rpartition(".")[2]: k for k in known}
+        close = close or [leaves[k] for k in difflib.get_close_matches(leaf, leaves, 1, 0.6)]
+        close = close or difflib.get_close_matches(key, known, 1, 0.5)
     return f"; did you mean {close[0]}?" if close else "; `depthup train RECIPE --print_config` shows all keys"
 
 
