@@ -1,6 +1,6 @@
 """What a training step costs, and transcription: seconds, memory. Random weights, no recordings.
 
-    python benchmarks/costs.py recipes/smollm2-360m/*.yaml --seconds 240 --clip 8
+    python benchmarks/costs.py recipes/paper/smollm2-360m/{full,e_branchformer}.yaml --seconds 240 --clip 8
     python benchmarks/costs.py recipes/fsdd.yaml --methods all --seconds 20 --clip 1 --steps 3
     python benchmarks/costs.py recipes/smollm2-1.7b/12gb.yaml --methods e_branchformer-speech --seconds 30 --clip 10
 

@@ -25,7 +25,10 @@ from pathlib import Path
 from typing import Any, Optional
 
 HERE = Path(__file__).resolve().parent
-RECIPES = HERE.parent / "recipes"
+RECIPES = HERE.parent / "recipes" / "paper"
+SIZES = ("360m", "1.7b")
+PAPER = ("full", "lora", "transformer-interleaved", "e_branchformer")
+"""What is timed of the paper; placements of layers cost the same."""
 BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 """Between them stands the table in a document."""
 RATES = {
@@ -102,7 +105,7 @@ def steps(options: argparse.Namespace) -> list[Step]:
     if options.small:
         sizes = {"small": [str(small_recipe(options.out))]}
     else:
-        sizes = {name: sorted(map(str, (RECIPES / f"smollm2-{name}").glob("*.yaml"))) for name in ("360m", "1.7b")}
+        sizes = {name: [str(RECIPES / f"smollm2-{name}" / f"{method}.yaml") for method in PAPER] for name in SIZES}
     (layers,) = (path for path in next(iter(sizes.values())) if Path(path).stem == "e_branchformer")
     espnet = ("e_branchformer.py", "--espnet", str(options.espnet), "--dtype")
     missing = None if options.espnet else "--espnet FOLDER"

@@ -1,6 +1,6 @@
 """Several clips in one row with a mask between them, against batches of clips of like length: is there room to win?
 
-    python benchmarks/packing.py recipes/smollm2-360m/full.yaml --positions 8192
+    python benchmarks/packing.py recipes/paper/smollm2-360m/full.yaml --positions 8192
 
 Forward and backward pass of the recipe's base alone, frozen, on embeddings of made-up clips as long as read speech:
 what inserted layers add is the same for every way. `buckets` are our own batches, `random` clips as they come, both

@@ -1,6 +1,6 @@
 """FSDP2 with one process against training without it: the same losses, and what sharding itself costs.
 
-    python benchmarks/sharding.py recipes/smollm2-360m/e_branchformer.yaml --steps 12
+    python benchmarks/sharding.py recipes/paper/smollm2-360m/e_branchformer.yaml --steps 12
     python benchmarks/sharding.py --small                # a tiny base, on a CPU told that it is a GPU
 
 The base has the recipe's shape and random weights, and a tokenizer of bytes; recordings are tones. Through the shipped
@@ -10,6 +10,7 @@ configuration, Accelerate and the Trainer, as `accelerate launch` runs them.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -72,7 +73,7 @@ def made(folder: Path, options: argparse.Namespace) -> Path:
         base = AutoModelForCausalLM.from_config(config)
         base.generation_config.eos_token_id = base.generation_config.bos_token_id = 2  # of the tokenizer there
         base.save_pretrained(folder / "base")
-        told["method"], told["upscale"] = like.method, vars(like.upscale)
+        told["method"], told["upscale"] = like.method, dataclasses.asdict(like.upscale)
         told["data"] |= {"batch_seconds": options.batch_seconds}
     recipe.write_text(yaml.safe_dump(told))
     return recipe

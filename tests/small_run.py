@@ -17,12 +17,15 @@ CONFIGURATIONS = ("accelerate", "jobs")
 """Folders of it that hold no recipes."""
 SMALL = {"kernel_size": 3, "feed_forward_width": 32, "dropout": 0.1}
 """An E-Branchformer layer."""
+PARTS = ("english-48k", "shared", "continuous", "base")
+"""Parts of recipes, which others extend."""
 WORDS = ("one", "two three", "four", "five six seven")
 
 
 def shipped_recipes() -> list[Path]:
-    """All recipes in the repository's folder."""
-    return [path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name not in CONFIGURATIONS]
+    """All recipes in the repository's folder, but for what others extend."""
+    found = [path for path in sorted(RECIPES.rglob("*.yaml")) if path.parent.name not in CONFIGURATIONS]
+    return [path for path in found if path.stem not in PARTS]
 
 
 def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:

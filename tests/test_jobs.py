@@ -16,7 +16,7 @@ from depthup.recipe import known_keys
 
 ROOT = Path(__file__).parents[1]
 SLURM, SKY = ROOT / "recipes" / "jobs" / "slurm.sh", ROOT / "recipes" / "jobs" / "skypilot.yaml"
-VALUES = {"ENGINE": "--multi_gpu", "RECIPE": "recipes/smollm2-1.7b/e_branchformer.yaml"}
+VALUES = {"ENGINE": "--multi_gpu", "RECIPE": "recipes/paper/smollm2-1.7b/e_branchformer.yaml"}
 
 
 def commands(path: Path) -> list[str]:

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, Optional, Union
 from depthup.model.layers import KINDS
 from depthup.model.layers.kind import LayerKind
 
+TEXT_RATE = 4.0
+"""Positions of text per second of speech: 2.5 words of 1.3 tokens, and a prompt of a few tokens for each clip."""
 AUDIO_MARKER = "<|audio|>"
 """Stands in a prompt for one audio piece; the processor replaces it by one placeholder id per speech frame."""
 
@@ -160,6 +162,9 @@ class DataConfig:
     """`spoken` trains on lower case without punctuation, but with apostrophes within words; for sources that differ."""
     batch_seconds: float = 60.0
     """Seconds of audio per batch, on each device."""
+    batch_positions: Optional[int] = None
+    """Positions in the LLM per batch, on each device, in place of `batch_seconds`: speech at `encoder.frame_rate`, and
+    4 of text for each second. The paper's are 8192."""
     max_batch_clips: int = 256
     """Most clips in a batch."""
     num_buckets: int = 30
@@ -176,6 +181,10 @@ class DataConfig:
     """Stop at the first bad clip instead of skipping and counting it."""
 
     def __post_init__(self) -> None:
+        _require(
+            self.batch_positions is None or self.batch_positions > 0,
+            f"data.batch_positions must be positive, not {self.batch_positions}",
+        )
         _require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
         sources = 1 if isinstance(self.train, str) else len(self.train)
         if self.weights is not None:
@@ -260,6 +269,8 @@ class TrainConfig:
     """Steps of linear warm-up."""
     lr_schedule: Literal["cosine", "linear", "constant_with_warmup"] = "cosine"
     """Decay after the warm-up; `front_end_steps` and `max_steps` each have a warm-up and a decay of their own."""
+    min_lr_rate: float = 0.0
+    """Share of the peak that the rate decays to, as the paper's 0.2: from 1e-4 to 2e-5."""
     max_grad_norm: float = 1.0
     """Longer gradients are scaled down to this norm."""
     on_nan: Literal["stop", "skip"] = "stop"
@@ -289,6 +300,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _require(self.max_steps >= 1, f"train.max_steps must be at least 1, not {self.max_steps}")
+        _require(0 <= self.min_lr_rate <= 1, f"train.min_lr_rate must be from 0 to 1, not {self.min_lr_rate}")
         _require(self.save_total_limit >= 0, f"train.save_total_limit must be at least 0, not {self.save_total_limit}")
         _require(self.ctc_weight >= 0, f"train.ctc_weight must not be negative, not {self.ctc_weight}")
 
@@ -331,6 +343,8 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
+        if self.data.batch_positions:
+            self.data.batch_seconds = self.data.batch_positions / (self.encoder.frame_rate + TEXT_RATE)
         _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
         _require(
             self.init_part == "all" or self.init_from is not None,

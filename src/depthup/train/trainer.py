@@ -147,8 +147,9 @@ class SpeechTrainer(Trainer):
             alone, frozen = settings.front_end_steps, settings.encoder_frozen_steps
 
             def schedule(steps: int) -> Callable[[int], float]:
-                warm = min(settings.warmup_steps, steps)
-                return get_scheduler(settings.lr_schedule, optimizer, warm, steps).lr_lambdas[0]
+                warm, floor = min(settings.warmup_steps, steps), settings.min_lr_rate
+                decay = get_scheduler(settings.lr_schedule, optimizer, warm, steps).lr_lambdas[0]
+                return lambda step: decay(step) if step < warm else floor + (1 - floor) * decay(step)
 
             of_front_end, of_llm = schedule(alone), schedule(settings.max_steps)
 
