@@ -392,7 +392,7 @@ def plan(words: list[str]) -> int:
     )
     parser.allow_abbrev = False
     parser.epilog = (
-        "example: depthup plan recipes/paper/smollm2-1.7b/e_branchformer.yaml --gpu h100 --gpus 8 --hours 48000 --price 2.5\n"
+        "example: depthup plan recipes/paper/smollm2-1.7b/full.yaml --gpu h100 --gpus 8 --hours 48000 --price 2.5\n"
         "What else is given overrides the recipe, as --section.key value."
     )
     add = parser.add_argument

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 from dataclasses import dataclass, field, make_dataclass
-from typing import TYPE_CHECKING, Any, Literal, Optional, Union
+from typing import Any, Literal, Optional, Union
 
 from depthup.model.layers import KINDS
 from depthup.model.layers.kind import LayerKind
@@ -19,10 +19,7 @@ AUDIO_MARKER = "<|audio|>"
 """Stands in a prompt for one audio piece; the processor replaces it by one placeholder id per speech frame."""
 
 Method = Literal["full", "lora", "depth_upscale", "depth_upscale+lora"]
-if TYPE_CHECKING:
-    Layer = str
-else:
-    Layer = Literal[tuple(KINDS)]
+Layer = Literal[tuple(KINDS)]  # type: ignore[valid-type]
 Scope = Literal["speech", "from_speech", "all"]
 Quantization = Literal["none", "int8", "nf4"]
 
@@ -88,7 +85,7 @@ _Sections: Any = make_dataclass(
 class UpscaleConfig(_Sections):
     """Which layers are inserted, where, and which positions they change. Each kind of layer has its own section."""
 
-    layer: Layer = "e_branchformer"
+    layer: Layer = "e_branchformer"  # type: ignore[valid-type]
     """Kind of inserted layer."""
     num_layers: Union[int, float] = 0.25
     """How many layers are inserted: a whole number, or a share of the base's depth below 1."""
