@@ -470,6 +470,34 @@ def _instruction(options: argparse.Namespace, processor: Any) -> Any:
     return Instruction(options.instruction, examples)
 
 
+def serve(words: list[str]) -> int:
+    import dataclasses
+
+    parser = _parser(
+        "serve",
+        "Serve a checkpoint: OpenAI's API for transcription, chat and live microphones, and a page.\n"
+        "The first request may come as soon as the address is printed; SIGTERM finishes what runs.",
+    )
+    parser.epilog = "example: DEPTHUP_API_KEY=... depthup serve my-run --host 0.0.0.0; needs depthup[serve]"
+    parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
+    from depthup.serve.settings import Settings
+
+    fields = dataclasses.fields(Settings)
+    for field in fields:
+        name, kind, about = f"--{field.name.replace('_', '-')}", type(field.default), field.metadata["about"]
+        parser.add_argument(name, type=kind, default=field.default, help=f"{about} (default %(default)s)")
+    _add_moved(parser)
+    options = parser.parse_args(words)
+    options.api_key = options.api_key or os.environ.get("DEPTHUP_API_KEY", "")
+    settings = Settings(**{field.name: getattr(options, field.name) for field in fields})
+    settings.check()
+    model, processor = _load(options)
+    from depthup.serve.run import serve as run
+
+    run(model, processor, settings, options.checkpoint)
+    return 0
+
+
 def _add_moved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="where the base model is now, if it has moved")
     parser.add_argument("--encoder", help="where the speech encoder is now, if it has moved")
@@ -489,6 +517,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "plan": (plan, "what a training run will take: steps, memory, time, cost"),
     "train": (train, "adapt a base model to recordings, as a recipe says"),
     "transcribe": (transcribe, "audio in, text out"),
+    "serve": (serve, "OpenAI's API and a page for a checkpoint"),
     "evaluate": (evaluate, "word error rate, and what adaptation did to text"),
     "export": (export, "a checkpoint with its base inside, for the hub, or as a plain LLM"),
     "compare": (compare, "several runs in one table and one picture"),

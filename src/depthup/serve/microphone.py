@@ -1,0 +1,197 @@
+"""One live session's speech: what is being said, again and again until a pause, and then for good."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, Optional
+
+import numpy as np
+
+from depthup.serve.engine import TOKENS_PER_SECOND
+from depthup.serve.errors import ApiError, crashed
+from depthup.serve.live import Listener, Utterance, agreed
+from depthup.serve.rows import Row
+from depthup.serve.service import Service
+from depthup.serve.session import SessionOptions
+from depthup.transcribe.guard import judged
+from depthup.transcribe.options import Options
+from depthup.transcribe.transcript import Segment
+from depthup.transcribe.voice import Detector, detector
+
+PARTIAL_SECONDS = 0.5
+"""New audio after which an utterance is heard again."""
+WAITING = 4
+"""Utterances that may wait for their text before the client has to wait."""
+TRANSCRIPTION = "conversation.item.input_audio_transcription"
+
+Send = Callable[..., Awaitable[None]]
+
+
+class Microphone:
+    """Takes samples at the model's rate and sends OpenAI's events.
+
+    While somebody speaks, all of the utterance so far is heard every half second: `partial` (ours) tells the whole
+    text, which may change; `delta` tells the words on which two hearings in a row agree. After a pause it is heard once
+    more, and `completed` tells the text that counts.
+    """
+
+    def __init__(self, service: Service, options: SessionOptions, send: Send) -> None:
+        self.service, self.send = service, send
+        self.over: deque[Utterance] = deque()
+        self.news = asyncio.Event()
+        self.room = asyncio.Event()
+        self.room.set()
+        self.names: dict[int, str] = {}
+        self.previous: Optional[str] = None
+        self.options = options
+        self.listener = Listener(service.processor.sampling_rate, *self._hearing())
+
+    def apply(self, options: SessionOptions) -> None:
+        """Go on with these options, also with what has begun."""
+        self.options = options
+        self.listener.configure(*self._hearing())
+
+    def _hearing(self) -> tuple[Optional[Detector], float]:
+        """What hears speech, and how long a pause is in seconds."""
+        detect = detector("auto", self.service.processor.sampling_rate) if self.options.pauses else None
+        return detect, self.options.pause_ms / 1000
+
+    async def feed(self, samples: np.ndarray) -> None:
+        await self.room.wait()
+        if self.listener.seconds > self.service.intake.max_seconds:
+            most = f"{self.service.intake.max_seconds:g} s"
+            raise ApiError(
+                413, f"the session has heard {most}, which is the most; begin another", code="session_too_long"
+            )
+        for utterance in self.listener.feed(samples):
+            await self._noticed(utterance)
+        self.news.set()
+
+    async def commit(self) -> bool:
+        """End the utterance that has begun; false where there is none."""
+        ended = list(self.listener.close())
+        for utterance in ended:
+            await self._noticed(utterance)
+        return bool(ended)
+
+    def clear(self) -> None:
+        self.listener.clear()
+
+    async def close(self) -> None:
+        """End what has begun, and wait until all text is sent."""
+        await self.commit()
+        while self.over:
+            await asyncio.sleep(0.02)
+
+    async def _noticed(self, utterance: Utterance) -> None:
+        if not utterance.over:
+            name = self.names[utterance.number] = f"item_{secrets.token_hex(8)}"
+            at = round(1000 * utterance.start)
+            await self.send("input_audio_buffer.speech_started", audio_start_ms=at, item_id=name)
+            return
+        name = self.names[utterance.number]
+        at = round(1000 * self.listener.seconds)
+        await self.send("input_audio_buffer.speech_stopped", audio_end_ms=at, item_id=name)
+        await self.send("input_audio_buffer.committed", item_id=name, previous_item_id=self.previous)
+        self.previous = name
+        self.over.append(utterance)
+        self.news.set()
+        if len(self.over) >= WAITING:
+            self.room.clear()
+
+    async def write(self) -> None:
+        """Hear what is said, for as long as the session lasts; utterances that are over go first."""
+        told, before, heard = "", "", (-1, 0)
+        while True:
+            await self.news.wait()
+            self.news.clear()
+            while self.over:
+                await self._complete(self.over[0])
+                self.names.pop(self.over[0].number)
+                self.over.popleft()
+                self.room.set()
+                told = before = ""
+            current = self.listener.current
+            if current is None or not self._grown(current, heard):
+                continue
+            heard = (current.number, len(current.frames))
+            segment = await self._unless_over(current)
+            if segment is None:
+                continue
+            name = self.names[current.number]
+            await self.send(f"{TRANSCRIPTION}.partial", item_id=name, content_index=0, transcript=segment.text)
+            sure = agreed(before, segment.text)
+            if len(sure) > len(told) and sure.startswith(told):
+                await self.send(f"{TRANSCRIPTION}.delta", item_id=name, content_index=0, delta=sure[len(told) :])
+                told = sure
+            before = segment.text
+
+    def _grown(self, current: Utterance, heard: tuple[int, int]) -> bool:
+        number, frames = heard
+        new = len(current.frames) - (frames if number == current.number else 0)
+        return self.listener.duration(new) >= PARTIAL_SECONDS
+
+    async def _unless_over(self, current: Utterance) -> Optional[Segment]:
+        """What is said so far; None where it is over first."""
+        hearing = asyncio.create_task(self._hear(current.samples))
+        while not hearing.done():
+            news = asyncio.create_task(self.news.wait())
+            await asyncio.wait({hearing, news}, return_when=asyncio.FIRST_COMPLETED)
+            news.cancel()
+            if self.over:
+                hearing.cancel()
+                with contextlib.suppress(asyncio.CancelledError, ApiError):
+                    await hearing
+                return None
+            if not hearing.done():
+                self.news.clear()
+        self.news.set()
+        with contextlib.suppress(ApiError):  # it is heard again
+            return hearing.result()
+        return None
+
+    async def _complete(self, utterance: Utterance) -> None:
+        name = self.names[utterance.number]
+        try:
+            segment = Segment(0.0, self.listener.duration(len(utterance.frames)), "")
+            if self.listener.is_speech(utterance):
+                segment = await self._hear(utterance.samples)
+        except Exception as error:
+            told = error if isinstance(error, ApiError) else crashed()
+            await self.send(f"{TRANSCRIPTION}.failed", item_id=name, content_index=0, error=told.body()["error"])
+            return
+        segment = segment.later(utterance.start)
+        await self.send(
+            f"{TRANSCRIPTION}.completed",
+            item_id=name,
+            content_index=0,
+            transcript=segment.text,
+            start=segment.start,
+            end=segment.end,
+            usage={"type": "duration", "seconds": round(self.listener.duration(len(utterance.frames)), 3)},
+            words=[{"word": word.text, "start": word.start, "end": word.end} for word in segment.words],
+        )
+
+    async def _hear(self, samples: np.ndarray) -> Segment:
+        seconds = len(samples) / self.service.processor.sampling_rate
+        prompt = self.service.prompt(self.options.language, self.options.prompt)
+        size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
+        row = Row(prompt, [samples], 16 + math.ceil(12 * seconds), size)
+
+        async def rows() -> AsyncIterator[Row]:
+            yield row
+
+        answers: Any = self.service.engine.work().answers(rows())
+        try:
+            async for answer in answers:
+                if answer.through:
+                    rate = self.service.ctc_rate
+                    return await self.service.intake.run(judged, answer.row.heard, seconds, rate, Options())
+        finally:
+            await answers.aclose()
+        raise crashed()

@@ -1,0 +1,240 @@
+"""A live microphone: where somebody begins and pauses, text meanwhile, and the text that counts."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+
+import numpy as np
+import openai
+import pytest
+import websockets
+from serving import MODEL, Running, running, tiny_checkpoint, tone
+
+from depthup.serve import microphone
+from depthup.serve.live import Listener, agreed
+from depthup.transcribe import transcribe_batch
+from depthup.transcribe.voice import FRAME
+
+RATE = 16000
+TRANSCRIPTION = "conversation.item.input_audio_transcription"
+
+
+def loud(frame: np.ndarray) -> float:
+    return float(np.abs(frame).max() > 0.05)
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    return tiny_checkpoint(tmp_path_factory.mktemp("serve"))
+
+
+@pytest.fixture
+def server(checkpoint, monkeypatch):
+    monkeypatch.setattr(microphone, "detector", lambda *_: loud)
+    with running(*checkpoint) as found:
+        yield found
+
+
+def silence(seconds: float) -> np.ndarray:
+    return np.zeros(int(seconds * RATE), np.float32)
+
+
+def over(listener: Listener, samples: np.ndarray, chunk: int = 999) -> list:
+    found = []
+    for start in range(0, len(samples), chunk):
+        found += [u for u in listener.feed(samples[start : start + chunk]) if u.over]
+    return found
+
+
+def test_an_utterance_begins_before_its_speech_and_is_over_after_a_pause():
+    listener = Listener(RATE, loud, 0.5)
+    samples = np.concatenate([silence(1), tone(1), silence(0.3), tone(1), silence(1), tone(0.5), silence(1)])
+    first, second = over(listener, samples)
+    assert 0.6 < first.start < 1.0 and 4.0 < second.start < 4.4
+    assert 2.3 < listener.duration(len(first.frames)) < 3.0  # the short pause is within
+    for utterance in (first, second):
+        at = round(utterance.start * RATE / FRAME) * FRAME
+        assert np.array_equal(utterance.samples, samples[at : at + len(utterance.samples)])
+
+
+def test_speech_without_a_pause_is_cut_and_no_sample_is_lost():
+    listener = Listener(RATE, loud, 0.5)
+    samples = np.concatenate([tone(20), tone(20, 300), tone(20, 250), silence(2)])
+    utterances = over(listener, samples)
+    assert len(utterances) > 2 and all(listener.duration(len(u.frames)) <= 28 for u in utterances)
+    whole = np.concatenate([u.samples for u in utterances])
+    assert np.array_equal(whole[: 60 * RATE], samples[: 60 * RATE])
+
+
+def test_without_detection_only_the_client_ends_an_utterance():
+    listener = Listener(RATE, None, 0.5)
+    assert not over(listener, np.concatenate([tone(1), silence(3)]))
+    (utterance,) = listener.close()
+    assert listener.duration(len(utterance.frames)) == pytest.approx(4, abs=0.05)
+
+
+def test_a_click_is_no_speech():
+    listener = Listener(RATE, loud, 0.5)
+    click = np.concatenate([silence(1), tone(0.03), silence(1)])
+    assert not any(listener.is_speech(u) for u in over(listener, click))
+
+
+def test_words_are_told_once_two_hearings_agree_on_them():
+    assert agreed("a b", "a b c") == "a b"
+    assert agreed("a b c", "a b c") == "a b"  # the last may still grow
+    assert agreed("a x c", "a b c d") == "a"
+    assert agreed("", "a b") == ""
+
+
+async def session(
+    server: Running, samples: np.ndarray, input_: dict, commit: bool = False, wait_at: float = 0
+) -> list[dict]:
+    """All events of a client that speaks like this, faster than people do, until all is heard.
+
+    At second `wait_at` it waits for the first text.
+    """
+    url = server.url.replace("http", "ws") + f"/v1/realtime?model={MODEL}&intent=transcription"
+    events = []
+    async with websockets.connect(url) as socket:
+        update = {
+            "type": "transcription",
+            "audio": {"input": {"format": {"type": "audio/pcm", "rate": RATE}, **input_}},
+        }
+        await socket.send(json.dumps({"type": "session.update", "session": update}))
+
+        async def speak():
+            pcm = (samples * 32767).astype("<i2").tobytes()
+            for start in range(0, len(pcm), 6400):
+                audio = base64.b64encode(pcm[start : start + 6400]).decode()
+                await socket.send(json.dumps({"type": "input_audio_buffer.append", "audio": audio}))
+                while wait_at and start >= 2 * RATE * wait_at and not of(events, f"{TRANSCRIPTION}.partial"):
+                    await asyncio.sleep(0.01)
+            if commit:
+                await socket.send(json.dumps({"type": "input_audio_buffer.commit"}))
+
+        speaking = asyncio.create_task(speak())
+        waiting = None
+        while waiting != 0 or not speaking.done():
+            event = json.loads(await asyncio.wait_for(socket.recv(), 30))
+            events.append(event)
+            waiting = sum(e["type"] == "input_audio_buffer.committed" for e in events)
+            waiting = waiting - sum(e["type"] == f"{TRANSCRIPTION}.completed" for e in events) if waiting else None
+            if event["type"] == "error":
+                break
+        await speaking
+    return events
+
+
+def of(events: list[dict], kind: str) -> list[dict]:
+    return [event for event in events if event["type"] == kind]
+
+
+def test_partial_text_while_somebody_speaks_and_the_final_text_at_the_pause(server, checkpoint):
+    samples = np.concatenate([silence(0.5), tone(2.5), silence(0.8), tone(1.0, 300), silence(0.8)])
+    events = asyncio.run(session(server, samples, {}, wait_at=2))
+    assert events[0]["type"] == "session.created" and events[1]["type"] == "session.updated"
+    completed = of(events, f"{TRANSCRIPTION}.completed")
+    assert len(completed) == len(of(events, "input_audio_buffer.speech_started")) == 2
+    pcm = (samples * 32767).astype("<i2").astype(np.float32) / 32768
+    pieces = [pcm[round(e["start"] * RATE) : round(e["end"] * RATE)] for e in completed]
+    alone = transcribe_batch(*checkpoint, pieces)
+    assert [e["transcript"] for e in completed] == [segment.text for segment in alone] != ["", ""]
+    first = completed[0]["item_id"]
+    partial = [e for e in events[: events.index(completed[0])] if e["type"] == f"{TRANSCRIPTION}.partial"]
+    assert partial and all(e["item_id"] == first for e in partial)
+    assert [w["word"] for w in completed[0]["words"]] == completed[0]["transcript"].split()
+    assert all(
+        completed[0]["start"] <= w["start"] <= w["end"] <= completed[0]["end"] + 0.1 for w in completed[0]["words"]
+    )
+
+
+def test_a_client_may_end_utterances_itself(server):
+    events = asyncio.run(session(server, np.concatenate([tone(1), silence(1)]), {"turn_detection": None}, commit=True))
+    assert len(of(events, f"{TRANSCRIPTION}.completed")) == 1
+
+
+@pytest.mark.parametrize(
+    "option, given",
+    [
+        ("noise_reduction", {"type": "near_field"}),
+        ("turn_detection", {"type": "semantic_vad"}),
+        ("turn_detection", {"type": "server_vad", "threshold": 0.9}),
+        ("format", {"type": "audio/pcmu"}),
+        ("transcription", {"model": MODEL, "language": "fr"}),
+        ("transcription", {"model": "whisper-1"}),
+        ("transcription", {"keywords": ["a"]}),
+    ],
+)
+def test_an_option_of_a_session_that_is_not_honoured_is_refused_by_name(server, option, given):
+    events = asyncio.run(session(server, silence(0.1), {option: given}))
+    (error,) = of(events, "error")
+    names = (option, *given)
+    assert any(name in error["error"]["message"] for name in names) and not of(events, "session.updated")
+
+
+def test_what_is_no_event_is_an_error_and_the_session_goes_on(server):
+    async def talk():
+        async with websockets.connect(server.url.replace("http", "ws") + "/v1/realtime") as socket:
+            json.loads(await socket.recv())
+            for sent in (
+                "no json",
+                "[]",
+                b"\x00",
+                '{"type": "response.create"}',
+                '{"type": "input_audio_buffer.append", "audio": "!"}',
+            ):
+                await socket.send(sent)
+                assert json.loads(await socket.recv())["type"] == "error", sent
+            await socket.send('{"type": "input_audio_buffer.clear"}')
+            assert json.loads(await socket.recv())["type"] == "input_audio_buffer.cleared"
+
+    asyncio.run(talk())
+
+
+def test_openais_own_client_speaks_it(server):
+    async def talk() -> str:
+        client = openai.AsyncOpenAI(
+            base_url=f"{server.url}/v1", websocket_base_url=server.url.replace("http", "ws") + "/v1", api_key="none"
+        )
+        async with client.realtime.connect(model=MODEL) as connection:
+            input_ = {"format": {"type": "audio/pcm", "rate": 24000}, "turn_detection": {"type": "server_vad"}}
+            await connection.session.update(session={"type": "transcription", "audio": {"input": input_}})
+            samples = np.concatenate([tone(1.0, rate=24000), np.zeros(24000, np.float32)])
+            pcm = (samples * 32767).astype("<i2").tobytes()
+            for start in range(0, len(pcm), 9600):
+                await connection.input_audio_buffer.append(audio=base64.b64encode(pcm[start : start + 9600]).decode())
+            async for event in connection:
+                if event.type == f"{TRANSCRIPTION}.completed":
+                    return event.item_id
+        return ""
+
+    assert asyncio.run(asyncio.wait_for(talk(), 30))
+
+
+def test_pages_of_other_origins_hear_nothing_and_the_stop_brings_the_last_words(server):
+    url = server.url.replace("http", "ws") + "/v1/realtime"
+
+    async def elsewhere():
+        async with websockets.connect(url, origin="https://elsewhere.example"):
+            pass
+
+    with pytest.raises(websockets.InvalidStatus, match="403"):
+        asyncio.run(elsewhere())
+
+    async def talk() -> list[dict]:
+        events = []
+        async with websockets.connect(url) as socket:
+            pcm = (tone(1.0, rate=24000) * 32767).astype("<i2").tobytes()
+            await socket.send(
+                json.dumps({"type": "input_audio_buffer.append", "audio": base64.b64encode(pcm).decode()})
+            )
+            while not events or events[-1]["type"] != "input_audio_buffer.speech_started":
+                events.append(json.loads(await socket.recv()))
+            server.server.should_exit = True  # as SIGTERM sets it
+            async for message in socket:
+                events.append(json.loads(message))
+        return events
+
+    assert of(asyncio.run(asyncio.wait_for(talk(), 30)), f"{TRANSCRIPTION}.completed")
