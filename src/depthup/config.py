@@ -48,11 +48,14 @@ class EncoderConfig:
     num_mel_bins: int = 80
     """Mel bins of `fbank`."""
     width: int = 256
-    """Channels of the `fbank` convolutions."""
+    """Channels of the `fbank` convolutions and layers."""
+    num_layers: int = 0
+    """E-Branchformer layers of `fbank` behind its convolutions, so that it can spell by itself."""
 
     def __post_init__(self) -> None:
         _require(self.frame_rate > 0, f"encoder.frame_rate must be positive, not {self.frame_rate}")
         _require(self.num_mel_bins > 0 and self.width > 0, "encoder.num_mel_bins and encoder.width must be positive")
+        _require(self.num_layers >= 0, f"encoder.num_layers must not be negative, not {self.num_layers}")
 
 
 @dataclass
