@@ -40,16 +40,21 @@ class Ears:
 
 
 SLOW = {"SeamlessM4T": pytest.mark.slow}  # the whole model with its vocoder
-NAMES = [pytest.param(name, marks=SLOW.get(name, ())) for name in ("fbank", "whisper, padded", *ENCODERS)]
+NAMES = [
+    pytest.param(name, marks=SLOW.get(name, ()))
+    for name in ("fbank", "fbank, layers", "whisper, padded", "whisper, trained", *ENCODERS)
+]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def ears(request, tmp_path_factory) -> Ears:
-    padded = request.param == "whisper, padded"
-    name = request.param.removesuffix(", padded")
+    variants = {"fbank, layers": {"num_layers": 2}, "whisper, padded": {"pad_to_30s": True}}
+    variants["whisper, trained"] = {"train": True}  # by another attention kernel on CPUs
+    changes = variants.get(request.param, {})
+    name = request.param.split(",")[0] if changes else request.param
     if name != "fbank":
         name = str(save_encoder(tmp_path_factory.mktemp("encoder"), name))
-    kind = encoder_kind(EncoderConfig(name=name, pad_to_30s=padded))
+    kind = encoder_kind(EncoderConfig(name=name, **changes))
     return Ears(kind, kind.build(load_weights=True).eval(), kind.feature_extractor())
 
 
