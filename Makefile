@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test test-fast check claims bench clean
+.PHONY: install quickstart test test-fast check docs claims bench clean
 
 install: $(STAMP)
 
@@ -53,3 +53,8 @@ quickstart/run:
 
 clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
+
+# The site in site/; a warning is an error.
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	$(BIN)/python -m mkdocs build --strict

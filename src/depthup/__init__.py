@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from depthup.api import train as train
     from depthup.api import transcribe as transcribe
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 _PUBLIC = {
     "Recipe": "depthup.config",

@@ -194,7 +194,8 @@ def evaluate(
     Args:
         asr: a source of recordings, or several, or recordings themselves as `train` takes them.
         text: a UTF-8 text file.
-        tasks, text_data: names of lm-eval tasks, and a folder of local files for them; without one, from the hub.
+        tasks: names of lm-eval tasks.
+        text_data: a folder of local files for them; without one they come from the hub.
         data: names of fields, and what to do with bad clips.
         by: manifest fields to group WER by, besides speaker and language.
         limit: most clips of each source, and most questions of each task.
