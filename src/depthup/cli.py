@@ -510,6 +510,17 @@ def _load(options: argparse.Namespace) -> Any:
     return api.load(options.checkpoint, base=options.base, encoder=options.encoder)
 
 
+def doctor(words: list[str]) -> int:
+    parser = _parser("doctor", "What this machine can do: memory, number formats, GPU, recordings, the model hub.")
+    parser.parse_args(words)
+
+    _quiet()
+    from depthup.doctor import print_findings
+
+    print_findings()
+    return 0
+
+
 COMMANDS: dict[str, tuple[Command, str]] = {
     "quickstart": (quickstart, "from nothing to a small speech LLM, measured, in minutes"),
     "upscale": (upscale, "insert layers into a base model"),
@@ -522,6 +533,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "export": (export, "a checkpoint with its base inside, for the hub, or as a plain LLM"),
     "compare": (compare, "several runs in one table and one picture"),
     "sweep": (sweep, "train, measure and compare every method on one recipe"),
+    "doctor": (doctor, "what this machine can do"),
 }
 
 if __name__ == "__main__":
