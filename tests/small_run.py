@@ -54,6 +54,18 @@ def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:
     return directory
 
 
+def save_whisper_tokenizer(directory: Path) -> None:
+    """A tokenizer over bytes with Whisper's marks: the end of text behind all text, and every other mark behind it."""
+    vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    marks = ["startoftranscript", "en", "fr", "transcribe", "notimestamps"]
+    fast.add_special_tokens({"additional_special_tokens": [f"<|{mark}|>" for mark in marks]})
+    fast.save_pretrained(directory)
+
+
 def save_recordings(directory: Path, count: int = 12) -> Path:
     """Tones, one pitch per transcript, of speakers `a` and `b`; returns the manifest."""
     directory.mkdir(parents=True, exist_ok=True)

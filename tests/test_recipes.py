@@ -10,7 +10,7 @@ import pytest
 import torch
 from rich.console import Console
 from small_run import RECIPES as FOLDER
-from small_run import save_base, save_recordings, shipped_recipes
+from small_run import save_base, save_recordings, save_whisper_tokenizer, shipped_recipes
 from transformers import AutoConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from depthup.config import Recipe
@@ -141,6 +141,7 @@ def shrunken(recipe: Recipe, directory: Path) -> Recipe:
         config = WhisperConfig(**size, decoder_layers=1, decoder_attention_heads=2, num_mel_bins=mels)
         WhisperModel(config).save_pretrained(recipe.encoder.name)
         WhisperFeatureExtractor(feature_size=mels).save_pretrained(recipe.encoder.name)
+        save_whisper_tokenizer(Path(recipe.encoder.name))
     recipe.encoder.width, recipe.lora.rank = 16, 2
     for name in ("feed_forward_width", "cgmlp_width"):
         if getattr(recipe.upscale.e_branchformer, name):

@@ -13,6 +13,7 @@ from depthup.config import Recipe
 from depthup.data.replay import text_batch
 from depthup.errors import UserError
 from depthup.model.connectors.draft import Draft, DraftConnector
+from depthup.model.encoders.writer import Writer
 from depthup.model.positions import IGNORE
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.assumptions import Assumptions
@@ -72,8 +73,10 @@ def speech_batch(
     answer = assumed.answer_tokens(seconds)
     encoded = kind.output_lengths(lengths)
     if isinstance(model.connector, DraftConnector):
-        # In place of what would be spelled.
+        # In place of what would be made out.
         model.connector.read = partial(_drafts, answer, model.config.ctc_outputs)  # type: ignore[method-assign]
+        if kind.writer is not None:
+            kind.writer = SilentWriter(kind.writer, answer)
         frames = torch.ones_like(encoded)
     else:
         frames = model.connector.output_lengths(encoded)
@@ -94,6 +97,23 @@ def speech_batch(
         batch["ctc_labels"] = torch.ones(clips, spelled, dtype=torch.long)
         batch["ctc_label_lengths"] = torch.full((clips,), spelled)
     return batch, float(lengths.sum()) / rate
+
+
+class SilentWriter(Writer):
+    """A decoder that learns transcripts of so many tokens. It writes nothing: what drafts cost is not counted."""
+
+    def __init__(self, writer: Writer, answer: int) -> None:
+        super().__init__(writer.config, writer.hf_config)
+        self.answer = answer
+
+    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(real), 4 if self.config.language else 2, dtype=torch.long)
+
+    def tokens(self, text: str) -> list[int]:
+        return [0] * self.answer
+
+    def write(self, *heard: Any) -> Any:
+        return None
 
 
 def _drafts(tokens: int, outputs: int, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Draft]:

@@ -143,12 +143,15 @@ class Writer:
             text = so_far
         return Written(text, units[: len(text)], states)
 
+    def tokens(self, text: str) -> list[int]:
+        """A transcript as the decoder writes it, with its end."""
+        return [*self.tokenizer(" " + text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
     def loss(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """Mean cross-entropy of the tokens of N transcripts, each token after those before it."""
         real = frame_mask(lengths, frames.shape[1])
         begun = self.beginning(model, frames, real)
-        end = self.tokenizer.eos_token_id
-        rows = [torch.tensor(self.tokenizer(" " + t, add_special_tokens=False)["input_ids"] + [end]) for t in texts]
+        rows = [torch.tensor(self.tokens(text)) for text in texts]
         labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE).to(frames.device)
         ids = torch.cat([begun, labels[:, :-1].clamp(min=0)], 1)
         states = self.states(model, ids, frames, real)[:, begun.shape[1] - 1 :]
