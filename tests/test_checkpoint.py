@@ -124,6 +124,20 @@ def test_unknown_arguments_are_refused(tmp_path):
     assert kernel == "eager"
 
 
+def test_tools_find_the_sizes_and_may_pass_ids_as_labels(tmp_path):
+    model, checkpoint = saved(tmp_path)
+    config = model.llm.config
+    assert (model.config.vocab_size, model.config.hidden_size) == (config.vocab_size, config.hidden_size)
+    given = inputs(depthup.load(checkpoint)[1])
+    ids = given["input_ids"]
+    with torch.no_grad():
+        masked = model(**given, labels=ids.masked_fill(ids == model.config.audio_token_id, -100)).loss
+        assert torch.equal(model(**given, labels=ids).loss, masked)
+    with pytest.raises(depthup.UserError, match="resize_token_embeddings"):
+        model.resize_token_embeddings(config.vocab_size + 1)
+    assert depthup.SpeechLM.from_pretrained(checkpoint, torch_dtype=torch.bfloat16).dtype == torch.bfloat16
+
+
 def test_what_is_saved_names_no_place_of_this_machine_but_base_and_encoder(tmp_path):
     model, checkpoint = saved(tmp_path)
     for file in checkpoint.iterdir():

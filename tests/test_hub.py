@@ -39,6 +39,7 @@ def run_of(directory: Path, **changes: object) -> tuple[depthup.SpeechLM, Path]:
     recipe = load_recipe(save_recipe(directory, **changes))
     model = shake(depthup.SpeechLM.from_recipe(recipe).eval(), 0.05)
     run = directory / "run"
+    (directory / "base" / "README.md").write_text("---\nlicense: mit\n---\n")
     model.save_pretrained(run)
     depthup.SpeechProcessor.build(model.config).save_pretrained(run)
     (run / "evaluation.json").write_text(json.dumps(SCORES))
@@ -70,6 +71,8 @@ def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp
         if base is not None:
             ids = torch.arange(3, 20)[None]
             assert torch.equal(loaded.load_base()(input_ids=ids).logits, base(input_ids=ids).logits)
+    told = ModelCard.load(out / "README.md")
+    assert told.data.license == loaded.config.licences["base"] == "mit" and "12.3%" in told.text
     if kind == "full":
         with pytest.raises(depthup.UserError, match="the base is not in it"):
             loaded.load_base()
@@ -87,7 +90,6 @@ def stored(directory: Path) -> dict[str, list[int]]:
 
 def test_the_card_says_data_scores_and_licences(tmp_path):
     model, run = run_of(tmp_path)
-    (tmp_path / "base" / "README.md").write_text("---\nlicense: mit\n---\n")
     read = ModelCard(card(model, run))
     assert (read.data.library_name, read.data.license) == ("transformers", "mit")
     assert [(r.dataset_name, r.metric_type, r.metric_value) for r in read.data.eval_results] == [

@@ -29,7 +29,7 @@ from depthup.model import checkpoint
 from depthup.model.instruction import Instruction
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
-from depthup.model.upscale import ModelSummary
+from depthup.model.summary import ModelSummary
 from depthup.recipe import checked, load_recipe
 from depthup.report.compare import Comparison
 from depthup.report.compare import compare as compare_runs

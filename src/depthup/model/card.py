@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any, Optional, Protocol
 
 import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData, try_to_load_from_cache
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from depthup import files
-from depthup.model.hub import NAMES, hub_name
-from depthup.model.upscale import ModelSummary
+from depthup.model.hub import NAMES, hub_file, hub_name
+from depthup.model.summary import ModelSummary
 
 CARD = "README.md"
-LICENCES = {name: "apache-2.0" for name in NAMES}
+LICENCES = dict.fromkeys((*NAMES, *NAMES.values()), "apache-2.0")
 UNKNOWN = "not stated where it was loaded from"
 
 
@@ -51,7 +51,8 @@ def card(model: Carded, about: Path) -> str:
     """The text of the card, which begins with what the hub reads: licence, base, and the `model-index` of scores."""
     config, scores = model.config, _told(about / "evaluation.json")
     base, encoder = config.base, (config.encoder or {}).get("name", "")
-    licence = licence_of(base, config.base_source[0])
+    licences = config.licences or licences_of(config)
+    licence = licences["base"]
     hub_data = ModelCardData(
         library_name="transformers",
         pipeline_tag="automatic-speech-recognition",
@@ -68,21 +69,26 @@ def card(model: Carded, about: Path) -> str:
         *_data(about),
         *_wer(scores.get("asr", {})),
         *_text(model, scores),
-        _licences(licence, encoder, licence_of(encoder, config.encoder_source)),
+        _licences(licence, encoder, licences["encoder"]),
         _usage(config.standalone),
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def licence_of(name: str, source: str) -> Optional[str]:
-    """The licence that the card of a base or an encoder states, without asking the hub; None where there is none."""
+def licences_of(config: Any, ask_hub: bool = False) -> dict[str, Optional[str]]:
+    """The licences that the cards of `base` and `encoder` state; None where there is no card here, nor on the hub."""
+    encoder = (config.encoder or {}).get("name", "")
+    return {
+        "base": _licence(config.base, config.base_source[0], ask_hub),
+        "encoder": _licence(encoder, config.encoder_source, ask_hub),
+    }
+
+
+def _licence(name: str, source: str, ask_hub: bool) -> Optional[str]:
     if name in LICENCES:
         return LICENCES[name]
-    file = Path(source) / CARD
-    if not file.is_file():
-        cached = None if Path(source).exists() else try_to_load_from_cache(source, CARD) if source else None
-        file = Path(cached) if isinstance(cached, str) else file
-    if not file.is_file():
+    file = Path(source) / CARD if Path(source).is_dir() else hub_file(source, CARD, ask_hub)
+    if file is None or not file.is_file():
         return None
     return ModelCard.load(file, ignore_metadata_errors=True).data.get("license")
 
@@ -114,7 +120,7 @@ def _data(about: Path) -> list[str]:
 
 def _wer(heard: dict[str, Any]) -> list[str]:
     if not heard:
-        return ["## Word error rate\n\nNot measured; `depthup evaluate` measures it and writes it here."]
+        return ["## Word error rate\n\nNot measured."]
     rows = [
         f"| `{name}` | {told['wer']:.1%} | {_interval(told)} | {told['cer']:.1%} | {told['counts']['clips']:,} |"
         for name, told in heard.items()
@@ -159,7 +165,7 @@ def _usage(standalone: bool) -> str:
     return (
         f"## Use\n\n{held}\n\n```python\n"
         'import depthup\n\nmodel, processor = depthup.load("PATH")\n'
-        'print(depthup.api.transcribe(model, processor, "speech.wav").text)\n```\n\n'
+        'print(depthup.transcribe(model, processor, "speech.wav").text)\n```\n\n'
         "or with transformers, where depthup is installed:\n\n```python\n"
         "from transformers import pipeline\n\n"
         'asr = pipeline("automatic-speech-recognition", model="PATH", trust_remote_code=True)\n'

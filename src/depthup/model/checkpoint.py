@@ -21,7 +21,7 @@ from depthup.model.card import write_card
 from depthup.model.remote_code import write_code
 from depthup.model.standalone import is_inside
 from depthup.model.stored import INDEX, WEIGHTS, read, shapes
-from depthup.model.upscale import ModelSummary
+from depthup.model.summary import ModelSummary
 from depthup.registration import MODEL_TYPE
 
 FRONT_END = ("encoder.", "connector.")

@@ -51,6 +51,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     """Placeholder of a speech frame: the first id after the base's vocabulary."""
     standalone: bool = False
     """Whether base and encoder are in the checkpoint, beside what was trained."""
+    licences: Optional[dict[str, Optional[str]]] = None
+    """Of the base and the encoder that are in it, where they are known."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, base_config: PreTrainedConfig, **kwargs: Any) -> SpeechLMConfig:
@@ -77,11 +79,23 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
         """As any configuration's, with the classes that transformers finds by `trust_remote_code`."""
         told = super().to_dict() | {"auto_map": AUTO_MAP, "architectures": ["SpeechLM"]}
         told.pop("_found_at", None)
+        for name in ("base_config", "encoder_config"):
+            told[name] = told[name] and portable(told[name])
         return told
 
     def found_at(self, base: Optional[str] = None, encoder: Optional[str] = None) -> None:
         """Say where base and encoder stand now; what is saved keeps the names they had in training."""
         self._found_at = {"base": base, "encoder": encoder}
+
+    @property
+    def vocab_size(self) -> int:
+        """The base's; the placeholder of speech lies behind it."""
+        return self.get_text_config().vocab_size if self.base_config else 0
+
+    @property
+    def hidden_size(self) -> int:
+        """The base's."""
+        return self.get_text_config().hidden_size if self.base_config else 0
 
     @property
     def base_source(self) -> tuple[str, Optional[str]]:

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from depthup import files
 from depthup.errors import UserError
 from depthup.model import checkpoint
-from depthup.model.card import write_card
+from depthup.model.card import CARD, card, licences_of
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.hub import hub_name
 from depthup.model.layers.kind import LayerKind
@@ -49,7 +49,7 @@ def export_standalone(
     config = SpeechLMConfig.from_pretrained(source)
     config.found_at(base or (str(source) if config.standalone else None), encoder)
     llm, frozen = known_base(source, config, "auto"), known_encoder(source, config)
-    with torch.device("meta"):  # for the card
+    with torch.device("meta"):  # for its names and for the card
         model = SpeechLM(config)
     trained = checkpoint.trained_tensors(model)
     tensors = dict(read(source, trained))
@@ -57,10 +57,12 @@ def export_standalone(
         tensors |= tensors_of(llm, BASE)
     tensors |= {name: tensor for name, tensor in tensors_of(frozen, ENCODER).items() if name not in trained}
     processor = SpeechProcessor.from_pretrained(source)
+    config.standalone, config.licences = True, config.licences or licences_of(config, ask_hub=True)
+    text = card(model, source)
     _name_for_others(config, llm, processor)
     with files.disk_guard(directory), files.written_whole(directory) as partial:
         partial.mkdir()
-        write_card(model, partial, source)
+        (partial / CARD).write_text(text, encoding="utf-8")
         config.save_pretrained(partial)
         llm.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)
@@ -69,7 +71,6 @@ def export_standalone(
 
 def _name_for_others(config: SpeechLMConfig, llm: PreTrainedModel, processor: SpeechProcessor) -> None:
     """Let configuration and processor name what is inside as everybody knows it."""
-    config.standalone = True
     config.base = hub_name(config.base) or Path(config.base).name
     config.base_config = (config.base_config or {}) | {"architectures": [type(llm).__name__]}
     for encoder in (config.encoder or {}, processor.encoder):

@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Optional, Union
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from depthup.errors import UserError
 from depthup.model.base import PACKAGED
@@ -30,6 +30,14 @@ def hub_name(name: str) -> Optional[str]:
 def is_local(name: str) -> bool:
     """Whether a name is a path of this machine."""
     return name.startswith(("/", ".", "~")) or os.path.exists(name)
+
+
+def hub_file(name: str, file: str, ask: bool) -> Optional[Path]:
+    """A file of a repository, from the cache, or if `ask` from the hub; None where there is none to be had."""
+    try:
+        return Path(hf_hub_download(name, file, local_files_only=not ask))
+    except (HFValidationError, HfHubHTTPError, OSError):
+        return None
 
 
 def push(

@@ -99,6 +99,7 @@ def load_model(
     **kwargs: Any,
 ) -> Any:
     """What `SpeechLM.from_pretrained` does."""
+    dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its name until transformers 5
     options = {"attn_implementation": kernel} if (kernel := kwargs.pop("attn_implementation", None)) else {}
     device = one_device(device_map)
     directory = checkpoint.find(name, **arguments_for_hub(kwargs))

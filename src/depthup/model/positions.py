@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 
@@ -59,3 +59,16 @@ def grow(
         return torch.full_like(real, padding, dtype=values.dtype).masked_scatter(real, values.flatten()[source])
 
     return fill(input_ids, 0), real.to(mask.dtype), None if labels is None else fill(labels, IGNORE)
+
+
+def with_prompts(generated: Any, prompts: torch.Tensor, grown: int) -> Any:
+    """What was generated behind prompts of length `grown`, behind the prompts [B, T] as they were given."""
+    if grown == prompts.shape[1]:
+        return generated
+    rows = generated if isinstance(generated, torch.Tensor) else generated.sequences
+    prompts = prompts.repeat_interleave(len(rows) // len(prompts), 0)
+    rows = torch.cat([prompts, rows[:, grown:]], 1)
+    if isinstance(generated, torch.Tensor):
+        return rows
+    generated.sequences = rows
+    return generated

@@ -34,12 +34,13 @@ from depthup.model.ctc import CtcHead, ctc_loss, spell
 from depthup.model.encoders import encoder_kind, load_encoder_config
 from depthup.model.encoders.kind import SpeechEncoder
 from depthup.model.encoders.writer import frame_mask
-from depthup.model.positions import IGNORE, Heard, grow
+from depthup.model.positions import IGNORE, Heard, grow, with_prompts
 from depthup.model.processor import SpeechProcessor
-from depthup.model.quantized import count, quantize
+from depthup.model.quantized import quantize
 from depthup.model.remote_code import CodeFromPackage
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
-from depthup.model.upscale import ModelSummary, insert_layers, inserted_layers
+from depthup.model.summary import ModelSummary, summarize
+from depthup.model.upscale import insert_layers
 from depthup.registration import MODEL_TYPE
 
 CTC_SHARE = 0.3
@@ -375,7 +376,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
     ) -> torch.Tensor:
         """Cross-entropy of the next token; only positions that predict a label meet the LM head."""
         targets = labels[:, 1:]
-        chosen = targets != IGNORE
+        chosen = (targets != IGNORE) & (targets != self.config.audio_token_id)
         logits = self.llm.get_output_embeddings()(hidden[:, :-1][chosen]).float()
         config = self.llm.config
         if softcap := getattr(config, "final_logit_softcapping", None):  # Gemma 2
@@ -396,7 +397,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             pad = self.generation_config.pad_token_id or 0
             given = input_ids.masked_fill(input_ids == self.config.audio_token_id, pad)
             grown = heard.input_ids.masked_fill(heard.speech_ids > 0, pad)
-            return _with_prompts(super().generate(grown, **kwargs), given, grown.shape[1])
+            return with_prompts(super().generate(grown, **kwargs), given, grown.shape[1])
         return super().generate(input_ids, **kwargs)
 
     def prepare_inputs_for_generation(
@@ -415,38 +416,13 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
 
     def summary(self) -> ModelSummary:
         """What the model is made of and how much of it trains."""
-        rows = []
+        return summarize(self)
 
-        def add(place: str, kind: str, module: nn.Module) -> None:
-            parameters = list(module.parameters())
-            trainable = sum(count(p) for p in parameters if p.requires_grad)
-            rows.append((place, kind, sum(count(p) for p in parameters), trainable))
-
-        add("encoder", (self.config.encoder or {})["name"], self.encoder)
-        add("connector", self.connector.config.name, self.connector)
-        add("embeddings", "base", self.get_input_embeddings())
-        upscale = self.config.upscale_config
-        inserted, base_index = {layer.layer_idx for layer in inserted_layers(self.llm)}, 0
-        for i, layer in enumerate(self.llm.get_decoder().layers):
-            kind = f"inserted {upscale.layer}" if upscale and i in inserted else f"base layer {base_index}"
-            base_index += i not in inserted
-            add(f"layer {i}", kind, layer)
-        if self.get_output_embeddings().weight is not self.get_input_embeddings().weight:
-            add("LM head", "base", self.get_output_embeddings())
-        return ModelSummary(self.config.method, self.scope, rows, self.base_parameters)
-
-
-def _with_prompts(generated: Any, prompts: torch.Tensor, grown: int) -> Any:
-    """What was generated behind prompts of length `grown`, behind the prompts [B, T] as they were given."""
-    if grown == prompts.shape[1]:
-        return generated
-    rows = generated if isinstance(generated, torch.Tensor) else generated.sequences
-    prompts = prompts.repeat_interleave(len(rows) // len(prompts), 0)
-    rows = torch.cat([prompts, rows[:, grown:]], 1)
-    if isinstance(generated, torch.Tensor):
-        return rows
-    generated.sequences = rows
-    return generated
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Refused: the placeholder of speech is the first id after the vocabulary, which new tokens would take."""
+        raise UserError(
+            "resize_token_embeddings: the id after the vocabulary means speech; add tokens to the base before"
+        )
 
 
 def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:

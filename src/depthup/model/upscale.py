@@ -6,14 +6,13 @@ import copy
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from depthup.config import Method, Scope, UpscaleConfig
+from depthup.config import UpscaleConfig
 from depthup.errors import UserError
 from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.layers.kind import Place
@@ -151,28 +150,3 @@ def matched_rank(base: PreTrainedConfig, upscale: UpscaleConfig) -> int:
     inserted = sum(p.numel() for layer in inserted_layers(llm) for p in layer.parameters())
     linears: list[Any] = [llm.get_decoder().get_submodule(name) for name in base_linears(llm)]
     return max(1, inserted // sum(linear.in_features + linear.out_features for linear in linears))
-
-
-@dataclass
-class ModelSummary:
-    """What an upscaled model is made of."""
-
-    method: Method
-    scope: Scope
-    rows: list[tuple[str, str, int, int]]
-    """(place, kind, parameters, trainable parameters), in the order of the data's way."""
-    base_parameters: int
-
-    @property
-    def trainable(self) -> int:
-        return sum(row[3] for row in self.rows)
-
-    @property
-    def total(self) -> int:
-        return sum(row[2] for row in self.rows)
-
-    @property
-    def share_of_full(self) -> float:
-        """Trainable parameters as a share of what full fine-tuning of the same system trains."""
-        front = sum(row[3] for row in self.rows if row[0] in ("encoder", "connector"))
-        return self.trainable / (self.base_parameters + front)

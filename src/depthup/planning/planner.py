@@ -16,7 +16,7 @@ from depthup.config import Recipe
 from depthup.data.replay import distillation, refuse_idle
 from depthup.errors import UserError
 from depthup.model.speech_lm import SpeechLM
-from depthup.model.upscale import ModelSummary
+from depthup.model.summary import ModelSummary
 from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.memory import Memory, Weights, memory_per_gpu

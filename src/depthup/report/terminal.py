@@ -12,7 +12,7 @@ from rich.text import Text
 from depthup.evaluate.asr import AsrReport, FieldScore
 from depthup.evaluate.instructions import InstructionReport
 from depthup.evaluate.text import TextReport
-from depthup.model.upscale import ModelSummary
+from depthup.model.summary import ModelSummary
 
 MOST_ROWS = 20
 
