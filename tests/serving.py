@@ -48,7 +48,7 @@ class Running:
 
 def tiny_checkpoint(directory: Path, scope: str = "speech", ctc: bool = True) -> tuple[Any, Any]:
     """A model with random weights that writes letters and spaces, and its processor."""
-    upscale = {"num_layers": 1, "kernel_size": 3, "feed_forward_width": 32, "scope": scope}
+    upscale = {"num_layers": 1, "scope": scope, "e_branchformer": {"kernel_size": 3, "feed_forward_width": 32}}
     train = {"ctc_weight": 0.3 if ctc else 0.0}
     recipe = load_recipe(save_recipe(directory, upscale=upscale, train=train))
     torch.manual_seed(0)

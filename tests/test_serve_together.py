@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import threading
 import time
@@ -14,7 +15,7 @@ import pytest
 from serving import MODEL, VAD, Running, running, tiny_checkpoint, tone, wav
 
 from depthup.serve.admission import choose
-from depthup.serve.rows import Row
+from depthup.serve.rows import Answer, Row, Work
 from depthup.transcribe import transcribe_recordings
 
 CLIPS = [tone(0.4 + 0.2 * (i % 5), 150 + 40 * i) for i in range(12)]
@@ -192,6 +193,31 @@ def test_choosing_takes_turns_and_keeps_to_like_sizes():
     assert choose([failed, old, new], 4, 1000) == [failed]
     assert failed not in choose([row(other, -1), failed, old], 4, 1000)
     assert choose([row(idle, 0, transcript=False), row(other, 1)], 4, 1000)[1:] == []
+
+
+def test_what_was_told_is_heard_however_late_it_is_listened_to():
+    async def late() -> list[str]:
+        work = Work(lambda row: None, partial=True)
+
+        async def rows():
+            for _ in range(2):
+                yield Row("", [], 3, 1.0)
+
+        found, asked = [], []
+        work._put = asked.append
+        answers = work.answers(rows())
+        listening = asyncio.ensure_future(anext(answers))
+        while len(asked) < 2:
+            await asyncio.sleep(0)
+        for row in asked:
+            for text in ("a", "ab", "abc"):
+                work.tell(Answer(row, text, len(text), text == "abc"))
+        await asyncio.sleep(0.01)  # all of it is there before anything is taken
+        found.append((await listening).text)
+        found += [answer.text async for answer in answers]
+        return found
+
+    assert asyncio.run(late()) == ["a", "ab", "abc", "a", "ab", "abc"]
 
 
 def until(what, seconds=20.0):

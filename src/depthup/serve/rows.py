@@ -78,8 +78,12 @@ class Work:
                 event = await self._events.get()
                 if isinstance(event, BaseException):
                     raise event
-                if event is not None:
-                    yield event
+                if event is None:
+                    continue
+                if event.through:
+                    self._unfinished -= 1
+                    self._room.release()
+                yield event
         finally:
             self.cancelled = True
             self._feeder.cancel()
@@ -99,7 +103,7 @@ class Work:
 
     def tell(self, answer: Answer) -> None:
         """Hand over an answer, from any thread."""
-        self._soon(self._take, answer)
+        self._soon(self._events.put_nowait, answer)
 
     def fail(self, error: Exception) -> None:
         """End the request with an error, from any thread."""
@@ -111,9 +115,3 @@ class Work:
             self._loop.call_soon_threadsafe(call, what)
         except RuntimeError:  # the loop is closed: nobody waits any more
             self.cancelled = True
-
-    def _take(self, answer: Answer) -> None:
-        if answer.through:
-            self._unfinished -= 1
-            self._room.release()
-        self._events.put_nowait(answer)
