@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from functools import partial
@@ -263,6 +264,17 @@ def test_a_call_takes_what_people_pass(model, processor, tmp_path):
     for wrong, line in ((missing, "none.wav"), (np.zeros((2, 9), np.float32), "shape"), ({"array": [0.0]}, "rate")):
         with pytest.raises(depthup.UserError, match=line):
             said(wrong)
+
+
+def test_the_page_about_it_runs(checkpoint, tmp_path, monkeypatch):
+    (tmp_path / "my-model").symlink_to(checkpoint)
+    soundfile.write(tmp_path / "speech.wav", clip(0.3), RATE)
+    monkeypatch.chdir(tmp_path)
+    page = (Path(__file__).parents[1] / "docs" / "hugging-face.md").read_text()
+    names: dict = {}
+    for block in re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE):
+        exec(block, names)
+    assert names["inputs"]["input_features"].shape[0] == 1
 
 
 def test_other_models_keep_their_own_pipeline():
