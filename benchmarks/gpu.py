@@ -34,6 +34,7 @@ BEGIN, END = "<!-- gpu: begin -->", "<!-- gpu: end -->"
 RATES = {
     "full": 3e-4,
     "lora": 1e-3,
+    "lora-matched": 1e-3,
     "e_branchformer-all": 3e-4,
     "e_branchformer-speech": 3e-4,
     "transformer-all": 1e-3,

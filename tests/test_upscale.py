@@ -107,7 +107,9 @@ def test_a_matched_rank_trains_what_the_layers_would():
 def test_a_kind_of_layer_is_a_file_and_a_line():
     """Each registered kind has its section of the recipe, a module of its own, and an option for each field."""
     sections = {field.name: field.default_factory for field in dataclasses.fields(UpscaleConfig)}
+    readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
+        assert f"`{name}`" in readme
         assert sections[name] is kind and kind.__module__.rpartition(".")[2] == name
         recipe = load_recipe(None, [f"--upscale.layer={name}", f"--upscale.{name}.init=random"])
         assert recipe.upscale.kind == kind(init="random")

@@ -50,7 +50,7 @@ class Record(TrainerCallback):
             audio_seconds: of all clips trained on. left_out: steps that were not finite.
         """
         summary = model.summary()
-        upscale = recipe.upscale if "depth_upscale" in recipe.method else None
+        upscale = model.config.upscale_config
         ctc_steps = recipe.train.front_end_steps
         resumed_at = state.global_step - len(self.step_seconds)
         with_lm = self.step_seconds[max(0, ctc_steps - resumed_at) :]
