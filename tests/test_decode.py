@@ -78,12 +78,14 @@ def test_any_guess_gives_the_greedy_answer(kind):
 
 
 def test_good_guesses_save_passes():
-    model, inputs, limits = model_of("speech-layers"), batch_of(6, 3), [LIMIT] * 6
+    model, inputs, limits = model_of("speech-layers"), batch_of(6, 4), [LIMIT] * 6
     expected = greedy(model, inputs, limits)
     longest = max(map(len, expected))
     assert longest > 6
     assert decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected], range(VOCAB)).passes <= 3
-    one_wrong = [corrupted(answer, 1) for answer in expected]
+    used = {token for answer in expected for token in answer} | set(ENDS)
+    junk = next(token for token in range(VOCAB) if token not in used)  # else it may be found further on
+    one_wrong = [[*a[: len(a) // 2], junk, *a[len(a) // 2 + 1 :], EOS] for a in expected]
     assert decode(model, inputs, limits, lambda *_: one_wrong, range(VOCAB)).passes <= 4
     in_threes = decode(model, inputs, limits, lambda *_: [[*a, EOS] for a in expected], range(VOCAB), 3)
     assert in_threes.tokens == expected and longest // 4 < in_threes.passes <= 2 + -(-longest // 4)

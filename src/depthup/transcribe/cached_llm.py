@@ -92,8 +92,6 @@ class CachedLLM:
                 layer.reset()
                 continue
             layer.keys, layer.values = _moved(layer.keys, columns), _moved(layer.values, columns)
-            if isinstance(layer, InsertedCacheLayer):
-                layer.streams = {name: _moved(stream, columns) for name, stream in layer.streams.items()}
 
     def _first(self, counts: list[int]) -> torch.Tensor:
         """A mask [B, places] of the first places of each row."""
@@ -122,11 +120,6 @@ def _stacked(one: CacheLayerMixin, other: CacheLayerMixin, mask: torch.Tensor, o
     kept = one if one.get_seq_length() else other
     kept.keys = _rows(one.keys, other.keys, mask, others)
     kept.values = _rows(one.values, other.values, mask, others)
-    if isinstance(kept, InsertedCacheLayer):
-        mine, theirs = getattr(one, "streams", {}), getattr(other, "streams", {})
-        kept.streams = {
-            name: _rows(mine.get(name), theirs.get(name), mask, others) for name in dict.fromkeys([*mine, *theirs])
-        }
     return kept
 
 
