@@ -17,14 +17,19 @@ import soundfile
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers.models.whisper.english_normalizer import BasicTextNormalizer
 
+from depthup import api
 from depthup.config import DataConfig
 from depthup.data import BadAudio
 from depthup.errors import UserError
-from depthup.evaluate import Evaluation, asr, evaluate_asr, score, text_report
+from depthup.evaluate import Evaluation, asr, evaluate_asr, score, scores, text_report
+from depthup.evaluate.language import PLAIN, rules
 from depthup.evaluate.results import load_results
+from depthup.evaluate.scores import LanguageScore
 from depthup.evaluate.text_tasks import TaskScore
 from depthup.model.packaged import DEFAULT_BASE_DIR
+from depthup.report.clips import write_clips
 from depthup.report.terminal import print_asr, print_text
 from depthup.transcribe import Transcript
 
@@ -68,7 +73,7 @@ def test_spellings_of_the_same_english_words_are_no_errors(reference: str, hypot
 
 
 def test_english_is_normalised_by_openais_rules_alone():
-    assert asr.normalizer("en")("kinda the cause") == "kinda the cause"
+    assert rules("en").normalize("kinda the cause") == "kinda the cause"
 
 
 def test_other_languages_keep_their_words_and_are_not_read_as_english():
@@ -90,16 +95,106 @@ def test_languages_without_spaces_are_scored_by_character():
     assert (report.wer, report.reference_words) == (0.25, 4)
 
 
-def test_references_that_normalise_to_nothing_are_left_out_and_counted():
-    report = score(["um", "hello there", "..."], ["hello", "hello", "x"], {"speaker": ["a", "b", "a"]})
-    assert (report.empty_references, report.clips, report.insertions, report.wer) == (2, 1, 0, 0.5)
+def test_what_is_written_where_nothing_was_said_counts_as_inserted():
+    report = score(
+        ["um", "hello there", "...", ""], ["hello", "hello", "...", "x y"], {"speaker": ["a", "b", "a", "b"]}
+    )
+    assert (report.clips, report.empty_references, report.empty_insertions) == (4, 3, 3)
+    assert (report.insertions, report.deletions, report.wer) == (3, 1, 4 / 2)
+    assert report.cer == (5 + 6 + 0 + 3) / len("hello there")
+    # Whoever said nothing at all has no rate.
     assert list(report.groups["speaker"].values) == ["b"]
-    assert report.to_dict()["counts"]["skipped"] == 2
 
 
-def test_no_reference_left_is_an_error_in_one_line():
-    with pytest.raises(UserError, match=r"^no reference has a word left.*data\.text_field$"):
-        score(["um", ""], ["a", "b"])
+def test_silence_alone_has_counts_and_no_rate():
+    report = score(["", "um"], ["thank you", ""])
+    assert (report.insertions, report.empty_references) == (2, 2) and math.isnan(report.wer)
+    told = report.to_dict()
+    assert (told["wer"], told["cer"], told["interval"]) == (None, None, [None, None])
+    assert "not defined" in printed(print_asr, report) and "for which 2 words were written" in printed(
+        print_asr, report
+    )
+    with pytest.raises(UserError, match="^no clip to score"):
+        score([], [])
+
+
+@pytest.mark.parametrize(
+    ("names", "code", "by_character"),
+    [
+        (("zh", "zho", "chi", "Chinese", "mandarin"), "zh", True),
+        (("cmn",), "cmn", True),
+        (("cmn_hans_cn",), "cmn-Hans-CN", True),  # FLEURS
+        (("zh-HK", "zh_hk"), "zh-HK", True),  # Common Voice
+        (("ja", "jpn", "ja_jp", "Japanese"), None, True),
+        (("th", "tha", "th_th"), None, True),
+        (("en", "eng", "English", "en_us", "en-GB"), None, False),
+        (("de", "deu", "ger", "German", "de_de"), None, False),
+        (("ko", "kor", "ko_kr"), None, False),
+        (("rm-sursilv",), "rm-sursilv", False),
+    ],
+)
+def test_languages_go_by_any_of_their_names(names: tuple[str, ...], code: str | None, by_character: bool):
+    for name in names:
+        found = rules(name)
+        assert found.code == (code or found.code) and found.code.startswith((code or names[0])[:2])
+        assert found.by_character == by_character
+
+
+@pytest.mark.parametrize("name", ["xx", "und", "Klingonish", "", "unknown"])
+def test_a_language_that_is_not_known_is_named(name: str):
+    with pytest.raises(UserError, match=f"^language '{name}' is not known; give a code such as en"):
+        rules(name)
+
+
+@pytest.mark.parametrize(
+    ("language", "text", "compared"),
+    [
+        ("de", "Um die Äpfel! (lacht) [Musik]", "um die äpfel"),
+        ("hi", "हिन्दी, अच्छा है।", "हिन्दी अच्छा है"),
+        ("ta", "தமிழ்!", "தமிழ்"),
+        ("yo", "Ọ̀rọ̀ ẹ́.", "ọ̀rọ̀ ẹ́"),
+        ("th", "สวัสดี", "ส วั ส ดี"),
+        ("ar", "السَّلامُ، عليكم", "السلام عليكم"),
+        ("he", "שָׁלוֹם", "שלום"),
+        ("fa", "می\u200cخواهم", "میخواهم"),
+        ("tr", "İSTANBUL IĞDIR", "istanbul ığdır"),
+        ("zh", "今天 天气好。", "今 天 天 气 好"),
+        ("zh", "１２ＡＢ", "1 2 a b"),
+    ],
+)
+def test_no_script_is_cut_to_pieces(language: str, text: str, compared: str):
+    assert rules(language).normalize(text) == compared
+
+
+def test_without_marks_the_rules_are_whispers_own():
+    whisper = BasicTextNormalizer()
+    for text in (
+        "C'est l'été, n'est-ce pas?",
+        "Größe: 5 % (etwa) <unk>",
+        "Привет, Мир!",
+        "Xin chào các bạn",
+        "안녕하세요, 여러분",
+    ):
+        assert rules("fr").normalize(text) == " ".join(whisper(text).split())
+
+
+def test_characters_are_counted_without_the_spaces_between_them():
+    report = score(["今天好"], ["今大好"], language="cmn")
+    assert report.cer == report.wer == 1 / 3
+    assert report.languages["cmn"] == LanguageScore(1, PLAIN, "character", 0)
+    assert score(["a b"], ["ab"], language="de").cer == 1 / 3  # where words are written apart, a space is a character
+
+
+def test_an_assumed_language_is_told(heard, caplog: pytest.LogCaptureFixture):
+    heard.cuts = [make_cut(n, f"um {n}") for n in range(4)]
+    heard.cuts[0].supervisions[0].language, heard.cuts[1].supervisions[0].language = "de", "unknown"
+    report = evaluate()
+    assert {code: (how.clips, how.assumed) for code, how in report.languages.items()} == {"de": (1, 0), "en": (3, 3)}
+    assert "test.jsonl: 3 of 4 clips name no language that is known" in caplog.text and "--language" in caplog.text
+    assert "3 named none" in printed(print_asr, report)
+    caplog.clear()
+    report = evaluate(data={"language": "nl"})
+    assert report.languages["nl"].assumed == 0 and not caplog.records
 
 
 # ------------------------------------------------------------------------------------------ intervals and groups
@@ -132,8 +227,21 @@ def test_the_interval_is_that_of_theory_and_repeats_with_its_seed():
 
 def test_the_interval_does_not_depend_on_how_draws_are_blocked(monkeypatch: pytest.MonkeyPatch):
     whole = score(*noisy(30)).interval
-    monkeypatch.setattr(asr, "BOOTSTRAP_BLOCK", 70)
+    monkeypatch.setattr(scores, "BLOCK", 70)
     assert score(*noisy(30)).interval == whole
+
+
+def test_intervals_are_drawn_over_speakers_who_err_alike():
+    speakers, words = [f"s{n // 50}" for n in range(400)], ["cat " * 10] * 400
+    heard_by = [("dog " if int(name[1]) % 2 else "cat ") * 10 for name in speakers]  # every other speaker is not heard
+    alone, together = score(words, heard_by), score(words, heard_by, {"speaker": speakers})
+    assert alone.wer == together.wer == 0.5
+    assert (alone.interval_over, together.interval_over) == ("clips", "speakers")
+    # Eight coins thrown, not four hundred.
+    assert alone.interval == pytest.approx([0.45, 0.55], abs=0.01)
+    assert together.interval == pytest.approx([0.125, 0.875], abs=0.13)
+    assert score(words, heard_by, {"speaker": ["one"] * 400}).interval_over == "clips"
+    assert score(words, heard_by, {"speaker": [str(n) for n in range(400)]}).interval_over == "clips"
 
 
 def test_a_perfect_transcript_has_no_interval_width():
@@ -157,7 +265,7 @@ def test_groups_are_scored_apart_and_the_gap_lies_between_best_and_worst():
         "cy": (5 / 8, 8, 2),
     }
     assert (speaker.gap, speaker.best, speaker.worst) == (5 / 8, "ann", "cy")
-    assert speaker.values["cy"].interval == [0.25, 1.0]
+    assert speaker.values["cy"].interval == [0.25, 1.0]  # of one speaker: over clips
     assert {name: g.clips for name, g in found["room"].values.items()} == {"1": 2, "2": 1}
     assert "no" not in found
 
@@ -185,7 +293,7 @@ def heard(monkeypatch: pytest.MonkeyPatch):
         texts = [next(c for c in seen.cuts if c.id == f"clip-{int(r[0])}").supervisions[0].text for r in recordings]
         return [Transcript("", f"{text[:-2]} end") for text in texts]
 
-    monkeypatch.setattr(asr, "load_cuts", lambda source, data: iter(seen.cuts))
+    monkeypatch.setattr(asr, "load_cuts", lambda source, data, texts: iter(seen.cuts))
     monkeypatch.setattr(asr, "read_audio", read_audio)
     monkeypatch.setattr(asr, "transcribe_recordings", transcribe)
     return seen
@@ -202,11 +310,9 @@ def test_a_data_set_is_scored_in_groups_of_little_memory_and_keeps_examples(hear
     report = evaluate(batch_seconds=1.0)
     assert heard.groups == [8, 8, 4]
     assert (report.clips, report.skipped, report.reference_words) == (20, 0, 80)
-    assert vars(report.examples[11]) == {
-        "id": "clip-11",
-        "reference": "word number 1x",
-        "hypothesis": "word number  end",
-    }
+    example = report.examples[11]
+    assert (example.id, example.reference, example.hypothesis) == ("clip-11", "word number 1x", "word number  end")
+    assert (example.edits.errors, example.edits.words, example.fields) == (2, 4, {"speaker": "b"})
     assert {value: g.clips for value, g in report.groups["speaker"].values.items()} == {"a": 10, "b": 10}
     assert "language" not in report.groups
 
@@ -236,7 +342,7 @@ def test_a_bad_clip_is_named_counted_and_left_out_with_its_groups(heard, caplog:
     assert (report.clips, report.skipped) == (2, 2)
     assert [example.id for example in report.examples] == ["clip-1", "clip-3"]
     assert list(report.groups["speaker"].values) == ["s1", "s3"]
-    assert [r.getMessage() for r in caplog.records] == [f"skipped: clip-{n}: no such audio file" for n in (0, 2)]
+    assert caplog.messages[:2] == [f"skipped: clip-{n}: no such audio file" for n in (0, 2)]
 
 
 def test_strict_stops_at_a_bad_clip(heard):
@@ -272,6 +378,44 @@ def test_a_manifest_goes_through_the_data_room(tmp_path: Path, monkeypatch: pyte
         "language": ["de"],
         "room": ["hall"],
     }
+
+
+def test_every_input_is_looked_at_before_anything_is_measured(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", np.zeros(8000), 8000)
+    rows = [{"audio": "a.wav", "text": "one", "room": "x"}] * 30
+    good, bad, text = tmp_path / "good.jsonl", tmp_path / "bad.jsonl", tmp_path / "page.txt"
+    good.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    bad.write_text(good.read_text() + '{"audio": "a.wav"}\n')
+    text.write_text("some text")
+    nothing = SimpleNamespace()  # a model that could not do anything
+    for sources, options, says in [
+        ([good, bad], {}, "bad.jsonl:31: no field `text`"),
+        ([good, tmp_path / "gone.jsonl"], {}, "gone.jsonl: no such file"),
+        ([good], {"text": tmp_path / "gone.txt"}, "gone.txt: cannot be read"),
+        ([good], {"by": ["rom"]}, "good.jsonl: no field `rom`"),
+        ([good], {"data": DataConfig(language="xx")}, "language 'xx' is not known"),
+        ([good], {"tasks": ["piqua"], "text_data": tmp_path}, "text task piqua: not known"),
+    ]:
+        with pytest.raises(UserError, match=says):
+            api.evaluate(nothing, nothing, [str(source) for source in sources], **options)
+
+
+def test_every_clip_can_be_looked_at_and_heard_the_worst_first(heard, tmp_path: Path):
+    texts = {1: "y", 2: "alpha <b>&amp; gamma", 3: "x"}
+    heard.cuts = [make_cut(n, text, speaker="a&b", **({"bad": True} if n == 3 else {})) for n, text in texts.items()]
+    report = evaluate(keep_audio=tmp_path / "audio")
+    first, second = write_clips(report, "sets/test.jsonl", tmp_path / "out")
+    rows = [json.loads(line) for line in first.read_text().splitlines()]
+    assert [row["id"] for row in rows] == ["clip-2", "clip-1", "clip-3"]
+    assert rows[0]["reference"] == texts[2] and rows[0]["normalized_reference"] == "alpha amp gamma"
+    assert (rows[0]["substitutions"], rows[0]["deletions"], rows[0]["insertions"]) == (1, 0, 1)
+    assert soundfile.info(rows[0]["audio"]).samplerate == 16000
+    assert rows[2] == {"id": "clip-3", "unusable": "clip-3: no such audio file"}
+    page = second.read_text()
+    clips = page.split("<article>")[1:]
+    assert len(clips) == 2 and "alpha &lt;b&gt;&amp;amp; gamma" in clips[0] and "a&amp;b" in clips[0]
+    assert 'src="../audio/000001.flac#t=0.000,1.000"' in clips[0]
+    assert "<del>y</del> <ins>end</ins>" in clips[1] and "clip-3: no such audio file" in page
 
 
 # ------------------------------------------------------------------------------------------------------------ text
@@ -403,7 +547,8 @@ def test_the_perplexity_of_smollm2_on_wikitext2_is_the_known_one():
 def test_json_has_the_same_keys_always_and_survives_a_round_trip(base: LlamaForCausalLM, text_file: Path):
     heard = score(*noisy(10), {"speaker": ["a", "b"] * 5})
     text = text_report(base, base, tokenizer, text_file, max_tokens=10)
-    keys = ["wer", "cer", "counts", "interval", "groups", "drift", "asr", "tasks", "instructions"]
+    keys = ["wer", "cer", "counts", "interval", "interval_over", "languages", "groups"]
+    keys += ["drift", "asr", "tasks", "instructions"]
     sets, tasks = {"a/test": heard}, {"copa": TaskScore("acc", 0.5, 0.05, 0.6, 0.5, 100, False)}
     texts = {"page": text}
     for measured in (Evaluation(sets, texts, tasks), Evaluation({}, texts), Evaluation(sets)):
@@ -413,7 +558,9 @@ def test_json_has_the_same_keys_always_and_survives_a_round_trip(base: LlamaForC
     found = Evaluation({**sets, "b/test": score(["x"], ["y"])}, texts, tasks).to_dict()
     assert found["asr"]["b/test"]["wer"] == 1.0 and found["asr"]["a/test"]["wer"] == found["wer"] == heard.wer
     assert found["tasks"]["copa"]["base"] == 0.6
-    assert list(found["counts"]) == ["substitutions", "deletions", "insertions", "reference_words", "clips", "skipped"]
+    edits = ["substitutions", "deletions", "insertions"]
+    clips = ["reference_words", "clips", "skipped", "empty_references", "empty_insertions"]
+    assert list(found["counts"]) == edits + clips
     assert set(found["drift"]) == {"kl", "top1_agreement", "identical", "perplexity_base", "perplexity", "tokens"}
     assert found["interval"] == heard.interval
     assert found["groups"]["speaker"]["values"]["a"]["clips"] == 5
@@ -446,7 +593,8 @@ def test_printing_shows_rates_left_out_clips_and_the_worst_groups_first(base: Ll
     report.skipped = 3
     text = printed(print_asr, report)
     assert "WER" in text and "0.4 %" in text and "1 substituted" in text
-    assert "3 with unusable audio, 1 with empty reference" in text
+    assert "3 with unusable audio" in text and "1 clips, for which 0 words were written" in text
+    assert "en: 26 clips, Whisper's English rules" in text
     assert "10.0 points between [s01] and [s00]" in text and "and 5 better ones" in text
     assert text.index("[s00]") and "[s19]" in text and "[s20]" not in text
     text = printed(print_text, text_report(base, base, tokenizer, text_file, max_tokens=10))

@@ -491,7 +491,7 @@ def test_the_command(tmp_path, clips, capsys):
 
 
 def test_progress_where_nobody_watches(tmp_path, clips, capsys, monkeypatch):
-    monkeypatch.setattr("depthup.data.shard_progress.LINE_EVERY", 0.0)
+    monkeypatch.setattr("depthup.progress.LINE_EVERY", 0.0)
     make_shards(clips, tmp_path / "out", shard_clips=5)
     first, second = capsys.readouterr().err.splitlines()
     assert re.fullmatch(r"5 clips  0\.00 h  \d+\.\d+ h/s  0:00:\d\d left", first)

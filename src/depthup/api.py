@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
@@ -24,13 +24,16 @@ from depthup.data.shards import verify_shards as verify_shards
 from depthup.data.waveform import URLS, waveform
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
+from depthup.evaluate.asr import check_source
 from depthup.evaluate.instructions import evaluate_instruction
+from depthup.evaluate.text import read_text
 from depthup.model import checkpoint
 from depthup.model.instruction import Instruction
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.summary import ModelSummary
 from depthup.recipe import checked, load_recipe
+from depthup.report.clips import file_name, write_clips
 from depthup.report.compare import Comparison
 from depthup.report.compare import compare as compare_runs
 from depthup.report.write import write as write_comparison
@@ -188,6 +191,9 @@ def evaluate(
     by: Sequence[str] = (),
     limit: Optional[int] = None,
     instruction: Optional[Instruction] = None,
+    output: Union[str, Path, None] = None,
+    found: Optional[Evaluation] = None,
+    stands: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """WER on recordings, drift from the base on a text, and scores of model and base on lm-eval tasks.
 
@@ -200,27 +206,55 @@ def evaluate(
         by: manifest fields to group WER by, besides speaker and language.
         limit: most clips of each source, and most questions of each task.
         instruction: asked about the recordings of `asr` too, and compared with the base's answers to their transcripts.
+        output: a directory for every clip of each source, the worst first, as JSONL and as a page.
+        found: what the results are added to as they come, by default a new one.
+        stands: called after each result, when `found` holds it.
 
-    Raises UserError.
+    All inputs are looked at before anything is measured. Raises UserError.
     """
-    found = Evaluation()
-    data = data or DataConfig()
+    found, data = found or Evaluation(), data or DataConfig()
     asr = name_given(asr) if is_given(asr) else asr
     sources: Any = [asr] if isinstance(asr, str) else asr
+    _check_inputs(sources, text, tasks, text_data, data, by)
     for source in sources:
-        found.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit)
+        audio = Path(output) / f"{file_name(source)}-audio" if output is not None else None
+        found.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit, keep_audio=audio)
+        stands()
+        if output is not None:
+            write_clips(found.asr[source], source, Path(output))
     base = cache(lambda: model.load_base().to(model.device))
     if instruction is not None:
         for source in sources:
             answered = evaluate_instruction(model, base(), processor, source, instruction, data, limit)
             found.instructions[source, instruction.text] = answered
+            stands()
     if text is not None:
         found.drift[str(text)] = text_report(model, base(), processor.tokenizer, Path(text))
+        stands()
     if tasks:
         from depthup.evaluate.text_tasks import text_tasks
 
         found.tasks = text_tasks(model, processor.tokenizer, base, tasks, text_data, limit)
+        stands()
     return found
+
+
+def _check_inputs(
+    sources: Sequence[str],
+    text: Union[str, Path, None],
+    tasks: Sequence[str],
+    text_data: Union[str, Path, None],
+    data: DataConfig,
+    by: Sequence[str],
+) -> None:
+    for source in sources:
+        check_source(source, data, by)
+    if text is not None:
+        read_text(Path(text))
+    if tasks:
+        from depthup.evaluate.text_tasks import load_tasks
+
+        load_tasks(tasks, text_data)
 
 
 def compare(runs: Sequence[Union[str, Path]], output: Union[str, Path, None] = None) -> Comparison:

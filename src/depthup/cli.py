@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
 import os
@@ -10,10 +11,14 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 from depthup import __version__
 from depthup.errors import UserError
+from depthup.options import Parser, above, add_fields, at_least, data_config
+
+if TYPE_CHECKING:
+    from depthup.evaluate import Evaluation
 
 Command = Callable[[list[str]], int]
 
@@ -33,20 +38,26 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     words = list(sys.argv[1:] if arguments is None else arguments)
     chosen = parser.parse_args(words[:1] or ["--help"]).command
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):  # a name or a text may hold what the terminal cannot show
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        return COMMANDS[chosen][0](words[1:])
+        status = COMMANDS[chosen][0](words[1:])
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"depthup: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read the output, such as `head`, has enough
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for what is flushed at the end
+        return 0
     except KeyboardInterrupt:
         print("depthup: interrupted", file=sys.stderr)
         return 130
 
 
-def _parser(command: str, about: str) -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(
-        prog=f"depthup {command}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def _parser(command: str, about: str) -> Parser:
+    return Parser(prog=f"depthup {command}", description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 def _quiet() -> None:
@@ -144,16 +155,18 @@ def data(words: list[str]) -> int:
     add("sources", nargs="*", metavar="SOURCE", help="JSONL, CSV, Lhotse cuts or supervisions, Shar, or dataset:split")
     add("--output", metavar="DIR", help="new directory for the shards")
     add("--verify", metavar="DIR", help="compare shards with their checksums, and name those that are damaged")
-    add("--shard-clips", type=int, default=1000, help="clips per shard (default %(default)s)")
-    add("--num-workers", type=int, default=os.cpu_count(), help="processes that write (default %(default)s); 0: none")
-    add("--sampling-rate", type=int, default=16000, help="Hz (default %(default)s); 0 keeps each clip's own")
-    add("--audio-field", default="audio", help="field or column with the audio")
-    add("--text-field", default="text", help="field or column with the transcript")
-    add("--strict", action="store_true", help="stop at the first bad clip instead of skipping and counting it")
+    add("--shard-clips", type=at_least(1), default=1000, help="clips per shard (default %(default)s)")
+    add(
+        "--num-workers",
+        type=at_least(0),
+        default=os.cpu_count(),
+        help="processes that write (default %(default)s); 0: none",
+    )
+    add("--sampling-rate", type=at_least(0), default=16000, help="Hz (default %(default)s); 0 keeps each clip's own")
+    add_fields(parser)
     options = parser.parse_args(words)
     if bool(options.verify) == bool(options.sources) or bool(options.sources) != bool(options.output):
         raise UserError("data: give SOURCE... and --output DIR, or --verify DIR")
-    from depthup.config import DataConfig
     from depthup.data.shards import make_shards, verify_shards
 
     if options.verify:
@@ -166,7 +179,7 @@ def data(words: list[str]) -> int:
     manifest = make_shards(
         options.sources,
         options.output,
-        DataConfig(audio_field=options.audio_field, text_field=options.text_field, strict=options.strict),
+        data_config(options),
         shard_clips=options.shard_clips,
         sampling_rate=options.sampling_rate,
         num_workers=options.num_workers,
@@ -183,8 +196,14 @@ def transcribe(words: list[str]) -> int:
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
     parser.add_argument("audio", nargs="+", help="files, folders, or - for standard input; any format, rate, channels")
     parser.add_argument("--format", choices=("text", "json"), default="text", help="json has times and speed too")
-    parser.add_argument("--batch-seconds", type=float, help="seconds of audio per batch (default 120, on GPUs 1200)")
-    parser.add_argument("--num-beams", type=int, default=1, help="beam search with so many beams (default 1: greedy)")
+    parser.add_argument(
+        "--batch-seconds",
+        type=above(0.0),
+        help="seconds of audio per batch (default 120, on GPUs 1200)",
+    )
+    parser.add_argument(
+        "--num-beams", type=at_least(1), default=1, help="beam search with so many beams (default 1: greedy)"
+    )
     _add_instruction(parser, 'what to do instead, such as "Translate into French."')
     _add_moved(parser)
     options = parser.parse_args(words)
@@ -210,8 +229,8 @@ def evaluate(words: list[str]) -> int:
     parser = _parser("evaluate", "Measure word error rate on recordings, and what adaptation did to text.")
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
     _add_measures(parser)
-    parser.add_argument("--audio-field", default="audio", help="manifest field with the audio")
-    parser.add_argument("--text-field", default="text", help="manifest field with the transcript")
+    add_fields(parser)
+    parser.add_argument("--output", metavar="DIR", help="write every clip there, the worst first: JSONL, and a page")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     _add_instruction(parser, "also ask this about the recordings: is the answer the base's to their transcripts?")
     _add_moved(parser)
@@ -223,29 +242,44 @@ def evaluate(words: list[str]) -> int:
 
     model, processor = _load(options)
     from depthup import api
-    from depthup.config import DataConfig
+    from depthup.evaluate import Evaluation
     from depthup.model.card import kept_current
+
+    found, kept = Evaluation(), Path(options.checkpoint)
+
+    def keep() -> None:
+        if kept.is_dir():
+            with kept_current(model, kept):
+                found.keep(kept)
+
+    try:
+        api.evaluate(
+            model,
+            processor,
+            options.asr,
+            options.text,
+            options.text_tasks,
+            text_data=options.text_data,
+            data=data_config(options, language=options.language),
+            by=options.by,
+            limit=options.limit,
+            instruction=_instruction(options, processor),
+            output=options.output,
+            found=found,
+            stands=keep,
+        )
+    finally:  # what was measured before something went wrong is told
+        if options.json:
+            print(json.dumps(found.to_dict(), ensure_ascii=False))
+        else:
+            _print_evaluation(found)
+    return 0
+
+
+def _print_evaluation(found: Evaluation) -> None:
     from depthup.report.degradation import print_tasks
     from depthup.report.terminal import print_asr, print_instruction, print_text
 
-    found = api.evaluate(
-        model,
-        processor,
-        options.asr,
-        options.text,
-        options.text_tasks,
-        text_data=options.text_data,
-        data=DataConfig(audio_field=options.audio_field, text_field=options.text_field),
-        by=options.by,
-        limit=options.limit,
-        instruction=_instruction(options, processor),
-    )
-    if (directory := Path(options.checkpoint)).is_dir():
-        with kept_current(model, directory):
-            found.keep(directory)
-    if options.json:
-        print(json.dumps(found.to_dict(), ensure_ascii=False))
-        return 0
     for source, heard in found.asr.items():
         print_asr(heard, source)
     for (source, instruction), answered in found.instructions.items():
@@ -254,7 +288,6 @@ def evaluate(words: list[str]) -> int:
         print_text(text)
     if found.tasks:
         print_tasks(found.by_name()["tasks"])
-    return 0
 
 
 def export(words: list[str]) -> int:
@@ -325,8 +358,8 @@ def sweep(words: list[str]) -> int:
     parser.add_argument("--output_dir", "--output-dir", type=Path, default=Path("runs/sweep"), help=where)
     parser.add_argument("--methods", type=_names, default=[], help="comma-separated; default all the recipe allows")
     parser.add_argument("--rates", type=_numbers, default=[1e-4, 3e-4, 1e-3], help="learning rates tried (%(default)s)")
-    parser.add_argument("--search-steps", type=int, default=50, help="steps at each rate (default %(default)s)")
-    parser.add_argument("--jobs", type=int, default=1, help="methods trained at a time (default %(default)s)")
+    parser.add_argument("--search-steps", type=at_least(1), default=50, help="steps at each rate (default %(default)s)")
+    parser.add_argument("--jobs", type=at_least(1), default=1, help="methods trained at a time (default %(default)s)")
     _add_measures(parser)
     options, overrides = parser.parse_known_args(words)
     from depthup import api
@@ -366,14 +399,15 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     add("--text", metavar="FILE", help="UTF-8 text for perplexity and drift from the base")
     add("--text-tasks", type=_names, default=[], metavar="A,B", help="lm-eval tasks, or `paper` for its eight")
     add("--text-data", metavar="DIR", help="folder of local files for the tasks; default: lm-eval's own, from the hub")
+    add("--language", metavar="CODE", help="of clips that name none: en, de, zh-CN, ... (default en, which is said)")
     add("--by", action="append", default=[], metavar="FIELD", help="also group WER by this manifest field")
-    add("--limit", type=int, help="most clips, and most questions of each task")
+    add("--limit", type=at_least(1), help="most clips, and most questions of each task")
 
 
 def _measure_words(options: argparse.Namespace) -> list[str]:
     """The arguments of `_add_measures` as words again."""
     words = [word for name in ("asr", "by") for value in getattr(options, name) for word in (f"--{name}", value)]
-    for name in ("text", "text_data", "limit"):
+    for name in ("text", "text_data", "language", "limit"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return words + (["--text-tasks", ",".join(options.text_tasks)] if options.text_tasks else [])
@@ -398,13 +432,17 @@ def plan(words: list[str]) -> int:
     add = parser.add_argument
     add("recipe", help="recipe of the run")
     add("--gpu", choices=NAMES, default="h100", help="kind of GPU; custom and cpu need --tflops (default %(default)s)")
-    add("--gpus", type=int, default=1, help="how many (default %(default)s)")
-    add("--tflops", type=float, help="of custom: dense bfloat16 TFLOP/s; of cpu: float32")
-    add("--memory-gb", type=float, help="of custom and cpu: memory in GB")
-    add("--hours", type=float, help="hours of speech in the corpus; without them the recipe's own steps are planned")
-    add("--epochs", type=float, help="passes over the corpus (default 1)")
+    add("--gpus", type=at_least(1), default=1, help="how many (default %(default)s)")
+    add("--tflops", type=above(0.0), help="of custom: dense bfloat16 TFLOP/s; of cpu: float32")
+    add("--memory-gb", type=above(0.0), help="of custom and cpu: memory in GB")
+    add(
+        "--hours",
+        type=above(0.0),
+        help="hours of speech in the corpus; without them the recipe's own steps are planned",
+    )
+    add("--epochs", type=above(0.0), help="passes over the corpus (default 1)")
     add("--sharding", choices=("none", "full"), default="none", help="whole copies, or divided over the GPUs as FSDP")
-    add("--price", type=float, help="price of a GPU for an hour")
+    add("--price", type=at_least(0.0), help="price of a GPU for an hour")
     add("--json", action="store_true", help="one JSON object on standard output")
     assumed = parser.add_argument_group("assumptions")
     for field in dataclasses.fields(Assumptions):

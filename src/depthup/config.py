@@ -155,6 +155,8 @@ class DataConfig:
     """Field or column with the transcript."""
     ignore_fields: list[str] = field(default_factory=list)
     """Fields to leave out: those that look like a time of the clip and are none are refused otherwise."""
+    language: Optional[str] = None
+    """Language of clips that name none, as a code or English name: scores follow its rules; default English, said."""
     channel: Literal["mix", "left", "right"] = "mix"
     """Channel that is heard, unless a clip's `channel` says so itself; `mix` is their mean, or where that would cancel
     the loudest."""

@@ -187,5 +187,5 @@ def _is_trained(run: Path) -> bool:
 
 
 def _summary(run: Path) -> str:
-    heard = load_results(run).get("asr", {})
+    heard = {name: told for name, told in load_results(run).get("asr", {}).items() if told["wer"] is not None}
     return "".join(f", {name} WER {100 * found['wer']:.1f} %" for name, found in heard.items())

@@ -29,7 +29,7 @@ class Augmenter:
         self.config = config
         self.sampling_rate = sampling_rate
         recorded = config.noise is not None and config.noise != "white"
-        self.source = load_sources(str(config.noise), DataConfig(), require_text=False) if recorded else None
+        self.source = load_sources(str(config.noise), DataConfig(), texts="unchecked") if recorded else None
         self.noises = list(self.source or ())
 
     def waveform(self, samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:

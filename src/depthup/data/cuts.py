@@ -13,7 +13,7 @@ from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Union
+from typing import Any, Literal, Union
 
 import numpy as np
 from lhotse import CutSet, MonoCut, MultiCut, Recording, SupervisionSegment
@@ -31,6 +31,7 @@ from depthup.data.shar import is_shar, open_shar
 from depthup.data.spool import Spool
 from depthup.errors import UserError
 
+Texts = Literal["words", "any", "unchecked"]
 # What `datasets` calls an audiofolder: a table beside the recordings, with their paths in `file_name`.
 AUDIOFOLDER_TABLES = ("metadata.jsonl", "metadata.csv")
 HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?:(?P<split>.+)")
@@ -39,7 +40,7 @@ SUPERVISIONS, RECORDINGS = "_supervisions", "_recordings"
 FIRST_CLIPS = 10
 
 
-def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_text: bool = True) -> CutSet:
+def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, texts: Texts = "words") -> CutSet:
     """Cuts of a source, or of several one after the other; lazy, and iterable again and again.
 
     Sources: a JSONL manifest or CSV table (`audio`, relative to the manifest, `text`, optional `start`, `duration`,
@@ -49,48 +50,56 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, require_tex
     (`name:split`, `owner/name:split`, `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`)
     saved by `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
 
-    Every cut has one supervision with a text that is not empty, unless `require_text` is false.
+    Every cut has one supervision with a text, which holds words unless `texts` says otherwise: `any` lets it be empty,
+    where nothing was said, and `unchecked` lets it be missing.
     A file whose header is asked for its duration and cannot be read gives a cut too: `read_audio` raises `BadAudio`.
 
     Raises `UserError`, here or while iterating, naming the source, line or field that is wrong.
     """
-    return CutSet(load_sources(source, config, require_text))
+    return CutSet(load_sources(source, config, texts))
 
 
-def load_sources(source: Union[str, Sequence[str]], config: DataConfig, require_text: bool = True) -> Sources:
+def load_sources(source: Union[str, Sequence[str]], config: DataConfig, texts: Texts = "words") -> Sources:
     """The same without Lhotse's wrapping. Raises UserError."""
     sources = [source] if isinstance(source, str) else list(source)
     if not sources:
         raise UserError("data: no recordings are given; name a manifest, e.g. data.train: train.jsonl")
-    return Sources(tuple(_load_one(one, config, require_text) for one in sources))
+    return Sources(tuple(_load_one(one, config, texts) for one in sources))
 
 
-def _load_one(source: str, config: DataConfig, require_text: bool) -> Source:
+def check_rows(sources: Sources) -> None:
+    """Look at every row of manifests and tables; what is streamed is looked at as it comes. Raises UserError."""
+    for part in sources.parts:
+        if isinstance(part, ManifestCuts):
+            part.check()
+
+
+def _load_one(source: str, config: DataConfig, texts: Texts) -> Source:
     path = Path(source).expanduser()
     cuts: Source
     if source.startswith(PREFIX):
-        return _given_cuts(find_given(source), source, config, require_text)
+        return _given_cuts(find_given(source), source, config, texts)
     if is_shar(source):
-        cuts = open_shar(source, partial(_checked, where=source, require_text=require_text), config.strict)
+        cuts = open_shar(source, partial(_checked, where=source, texts=texts), config.strict)
     elif path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
         if SUPERVISIONS in path.name:
-            cuts = SupervisionCuts(path, require_text)
+            cuts = SupervisionCuts(path, texts)
         else:
-            cuts = ManifestCuts(path, config, require_text)
+            cuts = ManifestCuts(path, config, texts)
     elif table := next((path / name for name in AUDIOFOLDER_TABLES if (path / name).is_file()), None):
-        cuts = ManifestCuts(table, replace(config, audio_field="file_name"), require_text)
+        cuts = ManifestCuts(table, replace(config, audio_field="file_name"), texts)
     else:
-        cuts = _dataset_cuts(open_dataset(source), source, config, require_text)
+        cuts = _dataset_cuts(open_dataset(source), source, config, texts)
     _check_first(cuts, source)
     return cuts
 
 
-def _given_cuts(given: Given, source: str, config: DataConfig, require_text: bool) -> Source:
+def _given_cuts(given: Given, source: str, config: DataConfig, texts: Texts) -> Source:
     if hasattr(given, "cast_column"):
-        return _dataset_cuts(given, source, config, require_text)
-    return RowCuts(given, source, config, require_text)
+        return _dataset_cuts(given, source, config, texts)
+    return RowCuts(given, source, config, texts)
 
 
 def open_dataset(source: str) -> Any:
@@ -119,7 +128,7 @@ class ManifestCuts:
 
     path: Path
     config: DataConfig
-    require_text: bool
+    texts: Texts
 
     def __iter__(self) -> Iterator[Cut]:
         for where, fields in rows(self.path):
@@ -143,11 +152,13 @@ class ManifestCuts:
 
     def _cut(self, fields: dict[str, Any], where: str, measure: bool = True) -> Cut:
         if str(fields.get("type")).endswith("Cut") and "id" in fields:
-            return _checked(_lhotse_cut(fields, where), where, self.require_text)
+            return _checked(_lhotse_cut(fields, where), where, self.texts)
+        # An empty cell of a table says nothing, but that nothing was said.
+        fields = {name: value for name, value in fields.items() if value != "" or name == self.config.text_field}
         path = self.path.parent / os.path.expanduser(take_audio(fields, self.config, where))
         stretch = take_stretch(fields, self.config, where)
         total = audio_duration(path) if stretch.duration is None and measure else None
-        return _cut_from_fields(fields, where, path, stretch, total, self.config, self.require_text)
+        return _cut_from_fields(fields, where, path, stretch, total, self.config, self.texts)
 
 
 @dataclass(frozen=True)
@@ -157,7 +168,7 @@ class RowCuts:
     rows: Sequence[Mapping[str, Any]]
     source: str
     config: DataConfig
-    require_text: bool
+    texts: Texts
 
     def __iter__(self) -> Iterator[Cut]:
         for number, row in enumerate(self.rows):
@@ -165,7 +176,7 @@ class RowCuts:
             audio = encoded(fields.pop(self.config.audio_field, None), where, self.config.audio_field)
             stretch = take_stretch(fields, self.config, where)
             total = audio_duration(audio) if stretch.duration is None else None
-            yield _cut_from_fields(fields, where, audio, stretch, total, self.config, self.require_text)
+            yield _cut_from_fields(fields, where, audio, stretch, total, self.config, self.texts)
 
     def num_clips(self) -> int:
         return len(self.rows)
@@ -186,7 +197,7 @@ class SupervisionCuts:
     """
 
     path: Path
-    require_text: bool
+    texts: Texts
 
     def __iter__(self) -> Iterator[Cut]:
         recordings = {fields.get("id"): json.dumps(fields) for _, fields in rows(self._recordings)}
@@ -200,7 +211,7 @@ class SupervisionCuts:
             place: dict[str, Any] = {"start": segment.start, "duration": segment.duration, "channel": segment.channel}
             supervisions = [segment.with_offset(-segment.start)]
             cut = kind(id=segment.id, **place, recording=recording, supervisions=supervisions)
-            yield _checked(cut, where, self.require_text)
+            yield _checked(cut, where, self.texts)
 
     def num_clips(self) -> int:
         """About how many: the lines of the file."""
@@ -218,13 +229,13 @@ class SupervisionCuts:
         return self.path.with_name(self.path.name.replace(SUPERVISIONS, RECORDINGS))
 
 
-def _dataset_cuts(dataset: Any, source: str, config: DataConfig, require_text: bool) -> DatasetCuts:
-    for option in ["audio_field", "text_field"] if require_text else ["audio_field"]:
+def _dataset_cuts(dataset: Any, source: str, config: DataConfig, texts: Texts) -> DatasetCuts:
+    for option in ["audio_field"] if texts == "unchecked" else ["audio_field", "text_field"]:
         if (column := getattr(config, option)) not in dataset.column_names:
             columns = ", ".join(dataset.column_names)
             raise UserError(f"{source}: no column `{column}`; set data.{option} to one of {columns}")
     undecoded = dataset.cast_column(config.audio_field, _datasets(source).Audio(decode=False))
-    return DatasetCuts(undecoded, source, config, require_text)
+    return DatasetCuts(undecoded, source, config, texts)
 
 
 @dataclass(frozen=True)
@@ -237,7 +248,7 @@ class DatasetCuts:
     dataset: Any
     source: str
     config: DataConfig
-    require_text: bool
+    texts: Texts
 
     def __iter__(self) -> Iterator[Cut]:
         return (self._cut(row, item) for row, item in enumerate(self.dataset))
@@ -272,7 +283,7 @@ class DatasetCuts:
             raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
         audio = content["bytes"] if content["bytes"] is not None else Path(content["path"])
         stretch = Stretch(0.0, None, CHANNELS[self.config.channel])
-        return _cut_from_fields(item, where, audio, stretch, audio_duration(audio), self.config, self.require_text)
+        return _cut_from_fields(item, where, audio, stretch, audio_duration(audio), self.config, self.texts)
 
 
 def _cut_from_fields(
@@ -282,12 +293,12 @@ def _cut_from_fields(
     stretch: Stretch,
     total: float | None,
     config: DataConfig,
-    require_text: bool,
+    texts: Texts,
 ) -> Cut:
     """A cut of the fields of a row; `total` is the length of the recording where the row does not state the clip's."""
     text = fields.pop(config.text_field, None)
-    if require_text:
-        check_text(text, where, config.text_field)
+    if texts != "unchecked":
+        check_text(text, where, config.text_field, texts == "any")
     speaker, language = (_word(fields.pop(name, None)) for name in ("speaker", "language"))
     duration = stretch.duration
     if duration is None:
@@ -302,11 +313,11 @@ def _word(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def check_text(text: Any, where: str, field: str = "text") -> None:
+def check_text(text: Any, where: str, field: str = "text", may_be_empty: bool = False) -> None:
     """Raises UserError unless `text` is a transcript."""
     if text is None:
         raise UserError(f"{where}: no field `{field}`; add the transcript, or name its field with data.text_field")
-    if not isinstance(text, str) or not text.strip():
+    if not isinstance(text, str) or not (text.strip() or may_be_empty):
         raise UserError(f"{where}: `{field}` must be a transcript that is not empty, not {text!r}; remove the clip")
 
 
@@ -317,15 +328,15 @@ def _lhotse_cut(fields: dict[str, Any], where: str) -> Cut:
         raise UserError(f"{where}: not a cut that Lhotse can read ({error!r})") from error
 
 
-def _checked(cut: Cut, where: str, require_text: bool) -> Cut:
+def _checked(cut: Cut, where: str, texts: Texts) -> Cut:
     """A cut of a Lhotse manifest, when it is one transcribed clip."""
-    if require_text:
+    if texts != "unchecked":
         if len(cut.supervisions) != 1:
             raise UserError(
                 f"{where}: cut {cut.id} has {len(cut.supervisions)} supervisions instead of one; "
                 f"run CutSet.trim_to_supervisions() on the manifest"
             )
-        check_text(cut.supervisions[0].text, f"{where}: cut {cut.id}")
+        check_text(cut.supervisions[0].text, f"{where}: cut {cut.id}", may_be_empty=texts == "any")
     return cut
 
 

@@ -212,4 +212,4 @@ def _header(cells: list[str], where: str) -> list[str]:
 def _named(cells: list[str], header: list[str], where: str, hint: str) -> dict[str, Any]:
     if len(cells) != len(header):
         raise UserError(f"{where}: {len(cells)} cells where the first line names {len(header)}; {hint}")
-    return {name: value for name, value in zip(header, cells, strict=True) if value}
+    return dict(zip(header, cells, strict=True))

@@ -27,12 +27,13 @@ from lhotse.cut import Cut
 from depthup import files
 from depthup.config import DataConfig
 from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
+from depthup.data.mixing import Sources
 from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest, shard_files
 from depthup.data.shard_index import INDEX, index_shard, write_index
-from depthup.data.shard_progress import ShardProgress
 from depthup.data.shard_writer import ShardWriter, Written
 from depthup.data.workers import in_processes
 from depthup.errors import UserError
+from depthup.progress import ClipProgress
 
 log = logging.getLogger("depthup")
 
@@ -81,7 +82,7 @@ def make_shards(
     if shard_clips < 1 or sampling_rate < 0 or num_workers < 0:
         raise UserError("data: --shard-clips must be positive, --sampling-rate and --num-workers not negative")
     names, root = [sources] if isinstance(sources, str) else list(sources), Path(output)
-    cuts = load_cuts(names, data, require_text=False)
+    cuts = load_cuts(names, data, texts="unchecked")
     _check_texts(cuts, data.text_field)
     plan = Plan(
         [[n, _fingerprint(n, root)] for n in names], shard_clips, sampling_rate, data.audio_field, data.text_field
@@ -196,7 +197,7 @@ def _write_missing(
     write: ShardWriter, cuts: CutSet, plan: Plan, done: dict[int, Written], num_workers: int
 ) -> dict[int, Written]:
     written: dict[int, Written] = {}
-    with ShardProgress(cuts) as progress:
+    with ClipProgress(_num_clips(cuts)) as progress:
 
         def missing() -> Iterator[tuple[int, list[Cut]]]:
             clips = iter(cuts)  # type: ignore[call-overload]
@@ -213,8 +214,12 @@ def _write_missing(
             written[shard.number] = shard
             for _, line in shard.skipped:
                 log.warning("skipped a bad clip: %s", line)
-            progress.wrote(shard.clips + len(shard.skipped), shard.seconds)
+            progress.did(shard.clips + len(shard.skipped), shard.seconds)
     return written
+
+
+def _num_clips(cuts: CutSet) -> int | None:
+    return cuts.data.num_clips() if isinstance(cuts.data, Sources) else None
 
 
 def _write_index(root: Path, numbers: list[int]) -> dict[str, Any]:

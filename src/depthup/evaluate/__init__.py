@@ -2,8 +2,9 @@
 
 import sys
 
-from depthup.evaluate.asr import AsrReport, evaluate_asr, score
+from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.results import Evaluation
+from depthup.evaluate.scores import AsrReport, score
 from depthup.evaluate.text import TextReport, text_report
 from depthup.rooms import Room
 

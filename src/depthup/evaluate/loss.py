@@ -43,7 +43,7 @@ def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, l
     Clips whose audio cannot be read are left out and named, or raised with `data.strict`. Raises UserError if none is
     left.
     """
-    cuts, audio = readable(islice(load_cuts(source, data), limit), processor, data, source)
+    cuts, audio = readable(islice(load_cuts(source, data, "any"), limit), processor, data, source)
     total, tokens = 0.0, 0
     with inference(model):
         for batch in batches_of_like_length([cut.duration for cut in cuts], data.batch_seconds):

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from depthup import files
-from depthup.evaluate.asr import AsrReport
 from depthup.evaluate.instructions import InstructionReport
+from depthup.evaluate.scores import AsrReport
 from depthup.evaluate.text import TextReport
 
 if TYPE_CHECKING:
     from depthup.evaluate.text_tasks import TaskScore
 
 NAME = "evaluation.json"
-SCORES = ("wer", "cer", "counts", "interval", "groups")
+SCORES = ("wer", "cer", "counts", "interval", "interval_over", "languages", "groups")
 
 log = logging.getLogger("depthup")
 
@@ -35,7 +35,7 @@ class Evaluation:
         """Plain data for JSON, without transcripts: `asr`, `drift`, `tasks` and `instructions`, each by name."""
         heard = {source_name(source): report.to_dict() for source, report in self.asr.items()}
         return {
-            "asr": {name: {key: told[key] for key in SCORES} for name, told in heard.items()},
+            "asr": heard,
             "drift": {source_name(source): report.to_dict() for source, report in self.drift.items()},
             "tasks": {task: score.to_dict() for task, score in self.tasks.items()},
             "instructions": {

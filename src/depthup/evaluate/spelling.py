@@ -7,14 +7,14 @@ from typing import Any
 
 from depthup.config import DataConfig
 from depthup.data import load_cuts
-from depthup.evaluate.asr import AsrReport, score
 from depthup.evaluate.loss import readable
+from depthup.evaluate.scores import AsrReport, score
 from depthup.transcribe.batches import batches_of_like_length, inference
 
 
 def evaluate_spelling(model: Any, processor: Any, source: str, data: DataConfig, limit: int | None = None) -> AsrReport:
     """CER and WER of the front end on the clips of `source` (at most `limit`). Raises UserError if none can be read."""
-    cuts, audio = readable(islice(load_cuts(source, data), limit), processor, data, source)
+    cuts, audio = readable(islice(load_cuts(source, data, "any"), limit), processor, data, source)
     texts = [""] * len(cuts)
     with inference(model):
         for batch in batches_of_like_length([cut.duration for cut in cuts], data.batch_seconds):
@@ -23,4 +23,5 @@ def evaluate_spelling(model: Any, processor: Any, source: str, data: DataConfig,
             for i, text in zip(batch, model.make_out(features, lengths), strict=True):
                 texts[i] = text
     told = [cut.supervisions[0] for cut in cuts]
-    return score([one.text or "" for one in told], texts, language=[one.language or "en" for one in told])
+    language = [one.language for one in told]
+    return score([one.text or "" for one in told], texts, language=language, default_language=data.language)

@@ -70,17 +70,21 @@ def text_report(
 
 def _rows(tokenizer: Any, file: Path, row_tokens: int, max_tokens: int | None) -> Iterator[list[int]]:
     """Token ids of each row; a last row of a single token predicts nothing and is left out."""
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise UserError(f"{file}: is not UTF-8 text (byte {error.start}); convert it to UTF-8") from error
-    except OSError as error:
-        raise UserError(f"{file}: cannot be read ({error.strerror}); give a UTF-8 text file") from error
-    ids = tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"][:max_tokens]
+    ids = tokenizer(read_text(file), add_special_tokens=False, verbose=False)["input_ids"][:max_tokens]
     if len(ids) < 2:
         raise UserError(f"{file}: holds {len(ids)} tokens, too few to measure text on; give a longer text")
     for first in range(0, len(ids) - 1, row_tokens):
         yield ids[first : first + row_tokens]
+
+
+def read_text(file: Path) -> str:
+    """What a UTF-8 file holds. Raises UserError."""
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file}: is not UTF-8 text (byte {error.start}); convert it to UTF-8") from error
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); give a UTF-8 text file") from error
 
 
 def _logits(model: Any, ids: torch.Tensor) -> torch.Tensor:

@@ -109,8 +109,6 @@ def text_tasks(
     Raises UserError for an unknown task, missing or bad data, a task that has no `acc`, and without lm-eval;
     RuntimeError where logits differ that must not.
     """
-    if not find_spec("lm_eval"):
-        raise UserError("text tasks need lm-eval: pip install 'depthup[tasks]'")
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1 question")
     scores = {}
@@ -149,6 +147,8 @@ def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict
 
     See `text_tasks`.
     """
+    if not find_spec("lm_eval"):
+        raise UserError("text tasks need lm-eval: pip install 'depthup[tasks]'")
     from lm_eval.tasks import TaskManager
 
     names = list(dict.fromkeys(one for name in names for one in SUITES.get(name, (name,))))

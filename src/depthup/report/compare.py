@@ -136,7 +136,7 @@ def _read_run(directory: Path, label: str) -> Run:
             key: training.get(key)
             for key in ("steps", "ctc_steps", "audio_hours", "step_seconds", "peak_memory_gb", "wall_seconds", "device")
         },
-        asr=evaluation.get("asr") or {},
+        asr={test: told for test, told in (evaluation.get("asr") or {}).items() if told["wer"] is not None},
         drift=drift,
         tasks=tasks,
         degradation=degradation(tasks),

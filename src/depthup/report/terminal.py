@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import groupby
 
@@ -9,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from depthup.evaluate.asr import AsrReport, FieldScore
 from depthup.evaluate.instructions import InstructionReport
+from depthup.evaluate.scores import AsrReport, FieldScore
 from depthup.evaluate.text import TextReport
 from depthup.model.summary import ModelSummary
 
@@ -54,13 +55,21 @@ def print_asr(report: AsrReport, name: str = "", console: Console | None = None)
     console = console or Console()
     title = Text(f"Speech recognition, {name}" if name else "Speech recognition")
     table = Table(title=title, show_header=False, title_justify="left")
-    table.add_row("WER", f"{_percent(report.wer)}  (95 % interval {_range(report.interval)})")
+    over = " over speakers" if report.interval_over == "speakers" else ""
+    table.add_row("WER", f"{_percent(report.wer)}  (95 % interval{over} {_range(report.interval)})")
     table.add_row("CER", _percent(report.cer))
     edits = f"{report.substitutions} substituted, {report.deletions} deleted, {report.insertions} inserted"
-    table.add_row("Words", f"{report.reference_words}: {edits}")
-    left_out = {"unusable audio": report.skipped, "empty reference": report.empty_references}
-    reasons = ", ".join(f"{count} with {reason}" for reason, count in left_out.items() if count)
-    table.add_row("Clips", f"{report.clips}" + (f", left out: {reasons}" if reasons else ""))
+    characters = all(how.unit == "character" for how in report.languages.values())
+    table.add_row("Characters" if characters else "Words", f"{report.reference_words}: {edits}")
+    left_out = f", left out: {report.skipped} with unusable audio" if report.skipped else ""
+    table.add_row("Clips", f"{report.clips}{left_out}")
+    if report.empty_references:
+        silent = f"{report.empty_references} clips, for which {report.empty_insertions} words were written"
+        table.add_row("Nothing said", silent)
+    for code, how in report.languages.items():
+        assumed = f"; {how.assumed} named none: is it right? --language" if how.assumed else ""
+        unit = ", by character" if how.unit == "character" else ""
+        table.add_row("Language", Text(f"{code}: {how.clips} clips, {how.normalizer} rules{unit}{assumed}"))
     console.print(table)
     for name, score in report.groups.items():
         if len(score.values) > 1:
@@ -106,7 +115,7 @@ def print_instruction(report: InstructionReport, name: str, console: Console | N
 
 
 def _percent(fraction: float) -> str:
-    return f"{100 * fraction:.1f} %"
+    return "not defined" if math.isnan(fraction) else f"{100 * fraction:.1f} %"
 
 
 def _range(interval: list[float]) -> str:
