@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test test-fast check docs claims bench clean
+.PHONY: install quickstart test test-fast fuzz check docs claims bench clean
 
 install: $(STAMP)
 
@@ -24,6 +24,10 @@ test: $(STAMP)
 # Without the tests on real weights.
 test-fast: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# A thousand malformed recordings and 300 manifests through the readers; `make test` tries a tenth of them.
+fuzz: $(STAMP)
+	OMP_NUM_THREADS=1 DEPTHUP_FUZZ=10 $(BIN)/python -m pytest -s tests/test_fuzz.py
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -11,4 +11,5 @@ class UserError(Exception):
         # A worker of a DataLoader hands on its whole traceback as the message; our line ends it.
         if message.startswith("Caught "):
             message = message.strip().splitlines()[-1].partition(": ")[2]
-        super().__init__(message)
+        # What a file holds may stand in it.
+        super().__init__("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message))
