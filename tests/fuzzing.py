@@ -118,7 +118,7 @@ def mutated(content: bytes, changes: list[tuple[str, int, Any]]) -> bytes:
 
 
 def corpus(folder: Path | None) -> dict[str, bytes]:
-    """A clip in every format: a real one where `folder` has some, and the files of it that were compressed by others."""
+    """A clip in every format: a real one where `folder` has some, and files that others compressed."""
     found, clip = {}, speech(1.2)
     if folder is not None:
         real = sorted(folder.glob("*/audio/**/*.ogg"))[:3] + sorted(folder.glob("*/audio/**/*.flac"))[:3]
