@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from depthup.config import TEXT_RATE, DataConfig, EncoderConfig, Recipe, TrainConfig
+from depthup.recipe import checked
 from depthup.train.trainer import SpeechTrainer
 
 
@@ -38,5 +39,6 @@ def test_positions_become_seconds_at_the_encoders_rate():
     for frame_rate in (12.5, 50.0):
         recipe = Recipe(encoder=EncoderConfig(frame_rate=frame_rate), data=DataConfig(batch_positions=8192))
         assert recipe.data.batch_seconds * (frame_rate + TEXT_RATE) == pytest.approx(8192)
+    assert checked(Recipe(data={"batch_positions": 330})).data.batch_seconds == pytest.approx(20)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_positions"):
         DataConfig(batch_positions=0)

@@ -71,6 +71,8 @@ WRONG = {
     "--upscale.num_layers=1.5": "share between 0 and 1",
     "--upscale.num_layers=0": "whole number from 1",
     "--upscale.kernel_size=3": "did you mean upscale.e_branchformer.kernel_size",
+    "--upscale.init=random_merge": "did you mean upscale.e_branchformer.init",
+    "--upscale.style=espnet": "unknown option; `depthup train",
     "--upscale.e_branchformer.kernel_size=4": "must be odd",
     "--upscale.e_branchformer.init=zero": "random_merge",
     "--upscale.layer=conformer": "transformer",
@@ -107,9 +109,9 @@ def test_a_matched_rank_trains_what_the_layers_would():
 def test_a_kind_of_layer_is_a_file_and_a_line():
     """Each registered kind has its section of the recipe, a module of its own, and an option for each field."""
     sections = {field.name: field.default_factory for field in dataclasses.fields(UpscaleConfig)}
-    readme = (RECIPES.parent / "README.md").read_text(encoding="utf-8")
+    told = (RECIPES.parent / "docs" / "choosing.md").read_text(encoding="utf-8")
     for name, kind in KINDS.items():
-        assert f"`{name}`" in readme
+        assert f"`{name}`" in told
         assert sections[name] is kind and kind.__module__.rpartition(".")[2] == name
         recipe = load_recipe(None, [f"--upscale.layer={name}", f"--upscale.{name}.init=random"])
         assert recipe.upscale.kind == kind(init="random")

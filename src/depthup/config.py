@@ -345,7 +345,8 @@ class Recipe:
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
-        if isinstance(self.data, DataConfig) and self.data.batch_positions:  # a mapping is made one by `recipe.checked`
+        made = isinstance(self.data, DataConfig) and isinstance(self.encoder, EncoderConfig)
+        if made and self.data.batch_positions:  # a mapping is made one by `recipe.checked`
             self.data.batch_seconds = self.data.batch_positions / (self.encoder.frame_rate + TEXT_RATE)
         _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
         _require(

@@ -93,8 +93,7 @@ def nearest(key: str) -> str:
     close: list[str] = []
     for known in ([k for k in known_keys() if k.startswith(f"{section}.")], known_keys()):
         leaves = {k.rpartition(".")[2]: k for k in known}
-        close = close or [leaves[k] for k in difflib.get_close_matches(leaf, leaves, 1, 0.6)]
-        close = close or difflib.get_close_matches(key, known, 1, 0.5)
+        close = close or [leaves[k] for k in difflib.get_close_matches(leaf, leaves, 1, 0.65)]
     return f"; did you mean {close[0]}?" if close else "; `depthup train RECIPE --print_config` shows all keys"
 
 
