@@ -85,6 +85,18 @@ def test_a_batch_of_drafts_equals_each_row_alone_and_step_by_step(scope, layer):
             whole["attention_mask"] = torch.ones_like(whole["input_ids"])
 
 
+@pytest.mark.parametrize("beams", [1, 2])
+def test_generated_rows_begin_with_the_prompts_as_they_were_given(beams):
+    model = shake(draft_lm(), 0.05)
+    given = inputs_of([[text_ids(3), clip(40), text_ids(2)], [text_ids(6)]])
+    options = {"max_new_tokens": 5, "do_sample": False, "num_beams": beams}
+    ids = model.generate(**given, **options)
+    prompt = given["input_ids"].masked_fill(given["input_ids"] == VOCAB, 0)
+    assert torch.equal(ids[:, : prompt.shape[1]], prompt) and ids.shape[1] == prompt.shape[1] + 5
+    full = model.generate(**given, **options, return_dict_in_generate=True)
+    assert torch.equal(full.sequences, ids)
+
+
 def test_text_beside_drafts_stays_the_base_s_bit_for_bit():
     base = tiny_base()
     model = shake(draft_lm(base=base, scope="speech"))

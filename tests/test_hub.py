@@ -14,6 +14,7 @@ from small_run import save_recipe
 from test_checkpoint import inputs
 from test_encoders import save_encoder
 from tiny import shake
+from transformers import AutoModelForCausalLM, AutoProcessor
 
 import depthup
 from depthup import api
@@ -191,3 +192,27 @@ def test_a_checkpoint_of_a_base_that_all_have_goes_as_it_is(sent, tmp_path):
     assert sent["me/it"].keys() == expected
     more = {"tokenizer.json", "tokenizer_config.json", "processor_config.json", "chat_template.jinja"}
     assert sent["me/run"].keys() == expected | more | {"evaluation.json"}
+
+
+def test_what_stands_in_the_hub_s_cache_is_loaded_by_name(tmp_path):
+    model, run = run_of(tmp_path)
+    repository = tmp_path / "hub" / "models--me--it"
+    snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"
+    (repository / "refs").mkdir(parents=True)
+    (repository / "refs" / "main").write_text(snapshot.name)
+    shutil.copytree(run, snapshot)
+    cache = {"cache_dir": str(tmp_path / "hub"), "local_files_only": True}
+    processor = AutoProcessor.from_pretrained("me/it", **cache)
+    given = inputs(processor)
+    for loaded in (
+        AutoModelForCausalLM.from_pretrained("me/it", trust_remote_code=True, **cache),
+        depthup.SpeechLM.from_pretrained("me/it", revision=snapshot.name, **cache),
+    ):
+        with torch.no_grad():
+            assert torch.equal(loaded(**given).logits, model(**given).logits)
+    processor.save_pretrained(tmp_path / "again")
+    told = json.loads((tmp_path / "again" / "processor_config.json").read_text())
+    assert told["auto_map"] == {"AutoProcessor": "modeling_depthup.SpeechProcessor"}
+    with pytest.raises(depthup.UserError, match="me/other: no such checkpoint directory, and no such model on the hub"):
+        depthup.SpeechLM.from_pretrained("me/other", **cache)
+    assert hub.hub_name(str(snapshot)) == "me/it"
