@@ -14,7 +14,7 @@ from small_run import save_base, save_recipe
 from tiny import shake, tiny_base
 
 import depthup
-from depthup.model.base import fingerprint
+from depthup.model.fingerprint import fingerprint
 from depthup.recipe import load_recipe
 
 WEIGHTS = "model.safetensors"

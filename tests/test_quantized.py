@@ -16,7 +16,8 @@ from torch import nn
 
 import depthup
 from depthup.model import quantized
-from depthup.model.base import fingerprint, load_base
+from depthup.model.base import load_base
+from depthup.model.fingerprint import fingerprint
 from depthup.model.quantized import Int8Linear, count, packed_bytes, quantize
 from depthup.model.upscale import base_linears
 from depthup.planning.hardware import Device

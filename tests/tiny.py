@@ -10,8 +10,9 @@ import torch
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig, PreTrainedModel, Qwen3Config
 
 from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe, UpscaleConfig
-from depthup.model.base import embedding_std, fingerprint
+from depthup.model.base import embedding_std
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.fingerprint import fingerprint
 from depthup.model.layers import KINDS
 from depthup.model.speech_lm import SpeechLM
 

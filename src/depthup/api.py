@@ -21,6 +21,7 @@ from depthup.data.given import Given, is_given, name_given
 from depthup.data.replay import refuse_idle
 from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
+from depthup.data.tokens import check_tokens
 from depthup.data.waveform import URLS, waveform
 from depthup.errors import UserError
 from depthup.evaluate import Evaluation, evaluate_asr, text_report
@@ -28,6 +29,7 @@ from depthup.evaluate.asr import check_source
 from depthup.evaluate.instructions import evaluate_instruction
 from depthup.evaluate.text import read_text
 from depthup.model import checkpoint
+from depthup.model.encoders import encoder_kind
 from depthup.model.instruction import Instruction
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
@@ -37,6 +39,8 @@ from depthup.report.clips import file_name, write_clips
 from depthup.report.compare import Comparison
 from depthup.report.compare import compare as compare_runs
 from depthup.report.write import write as write_comparison
+from depthup.speech_tokens.fit import make_tokenizer as make_tokenizer
+from depthup.speech_tokens.tokenizer import SpeechTokenizer
 from depthup.transcribe import transcribe_files, transcribe_recordings
 
 if TYPE_CHECKING:
@@ -46,14 +50,25 @@ if TYPE_CHECKING:
 log = logging.getLogger("depthup")
 
 
-def load(path: Union[str, Path], **kwargs: Any) -> tuple[SpeechLM, SpeechProcessor]:
+def load(
+    path: Union[str, Path], encoder: Optional[str] = None, codec: Optional[str] = None, **kwargs: Any
+) -> tuple[SpeechLM, SpeechProcessor]:
     """A checkpoint's model, on the GPU where there is one, and its processor.
 
-    `kwargs` go to `SpeechLM.from_pretrained`, e.g. `base="/where/the/base/is/now"`. Raises UserError.
+    Args:
+        encoder, codec: where audio encoder and neural codec stand now, if they have moved.
+        kwargs: go to `SpeechLM.from_pretrained`, e.g. `base="/where/the/base/is/now"`.
+
+    Raises UserError.
     """
     directory = checkpoint.find(path)
-    model = SpeechLM.from_pretrained(directory, **kwargs)
-    return model.to(default_device()), SpeechProcessor.from_pretrained(directory)
+    model = SpeechLM.from_pretrained(directory, encoder=encoder, **kwargs)
+    processor = SpeechProcessor.from_pretrained(directory)
+    if isinstance(processor.feature_extractor, SpeechTokenizer):
+        processor.feature_extractor.move(encoder, codec)
+    elif codec:
+        raise UserError(f"{directory}: hears without a neural codec; leave --codec out")
+    return model.to(default_device()), processor
 
 
 def default_device() -> torch.device:
@@ -114,6 +129,7 @@ def train(
     if eval_dataset is not None:
         recipe = replace(recipe, data=replace(recipe.data, validation=name_given(eval_dataset)))
     check_engine(recipe)
+    check_tokens(recipe, encoder_kind(recipe.encoder))
     run = Path(recipe.output_dir)
     processes = PartialState(cpu=not torch.cuda.is_available())
     with ExitStack() as held:

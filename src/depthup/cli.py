@@ -147,13 +147,15 @@ def train(words: list[str]) -> int:
 def data(words: list[str]) -> int:
     parser = _parser(
         "data",
-        "Turn recordings into shards that can be streamed in training: Lhotse Shar, mono FLAC, with checksums.\n"
+        "Turn recordings into shards that can be streamed in training: Lhotse Shar, mono FLAC or speech tokens,\n"
+        "with checksums.\n"
         "The same command goes on where it was interrupted.",
     )
     parser.epilog = "example: depthup data train.jsonl --output shards/train; depthup data --verify shards/train"
     add = parser.add_argument
     add("sources", nargs="*", metavar="SOURCE", help="JSONL, CSV, Lhotse cuts or supervisions, Shar, or dataset:split")
     add("--output", metavar="DIR", help="new directory for the shards")
+    add("--tokenizer", metavar="DIR", help="speech tokenizer whose tokens are written instead of audio")
     add("--verify", metavar="DIR", help="compare shards with their checksums, and name those that are damaged")
     add("--shard-clips", type=at_least(1), default=1000, help="clips per shard (default %(default)s)")
     add(
@@ -183,11 +185,61 @@ def data(words: list[str]) -> int:
         shard_clips=options.shard_clips,
         sampling_rate=options.sampling_rate,
         num_workers=options.num_workers,
+        tokenizer=options.tokenizer,
     )
     for kind, found in manifest["skipped"].items():
         print(f"skipped {found['clips']} clips: {kind}", file=sys.stderr)
     shards = len(manifest["shards"])
     print(f"{manifest['clips']} clips, {manifest['hours']:.2f} hours in {shards} shards: {options.output}")
+    return 0
+
+
+def tokenizer(words: list[str]) -> int:
+    parser = _parser(
+        "tokenizer",
+        "Make a speech tokenizer: k-means over the frames of an audio encoder (semantic tokens), the codebooks of a\n"
+        "neural codec (acoustic tokens), or both. A recipe names it as its encoder; `depthup data` writes its tokens.",
+    )
+    parser.epilog = (
+        "example: depthup tokenizer train.jsonl --encoder facebook/hubert-base-ls960 --layer 9 --clusters 500 "
+        "--codec descript/dac_16khz --codec-streams 8 --output tokenizer"
+    )
+    add = parser.add_argument
+    add("sources", nargs="*", metavar="SOURCE", help="recordings to cluster, as `depthup data` takes them")
+    add("--output", metavar="DIR", required=True, help="new directory for the tokenizer")
+    add("--encoder", help="Hugging Face audio encoder whose frames are clustered: hub id or directory")
+    add("--layer", type=int, help="its transformer layer, 1 for the lowest (default: what the whole encoder puts out)")
+    add("--clusters", type=int, default=500, help="semantic tokens (default %(default)s)")
+    add("--codec", help="Hugging Face EnCodec, DAC or Mimi: hub id or directory")
+    add("--codec-streams", type=int, help="its codebooks that are used, from the first (default all)")
+    add("--hours", type=float, default=100.0, help="most hours of recordings to cluster (default %(default)s)")
+    add("--seed", type=int, default=0, help="of the order of recordings and of the clustering (default %(default)s)")
+    add("--audio-field", default="audio", help="field or column with the audio")
+    add("--strict", action="store_true", help="stop at the first bad clip instead of skipping it")
+    options = parser.parse_args(words)
+    _quiet()
+    from depthup.config import DataConfig
+    from depthup.speech_tokens.fit import make_tokenizer
+
+    config = make_tokenizer(
+        options.sources,
+        options.output,
+        encoder=options.encoder,
+        layer=options.layer,
+        clusters=options.clusters,
+        codec=options.codec,
+        codec_streams=options.codec_streams,
+        hours=options.hours,
+        seed=options.seed,
+        data=DataConfig(audio_field=options.audio_field, strict=options.strict),
+    ).config
+    if fit := config.fit:
+        print(
+            f"{config.num_clusters} clusters of {fit['hours']:g} h ({fit['frames']:,} frames): "
+            f"{fit['explained']:.1%} of the variance"
+        )
+    sizes = " + ".join(str(size) for size in config.codebook_sizes or [])
+    print(f"{sizes} ids, {config.frame_rate:g} frames a second: {options.output}")
     return 0
 
 
@@ -539,13 +591,14 @@ def serve(words: list[str]) -> int:
 def _add_moved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--base", help="where the base model is now, if it has moved")
     parser.add_argument("--encoder", help="where the speech encoder is now, if it has moved")
+    parser.add_argument("--codec", help="where the neural codec of its speech tokens is now, if it has moved")
 
 
 def _load(options: argparse.Namespace) -> Any:
     _quiet()
     from depthup import api
 
-    return api.load(options.checkpoint, base=options.base, encoder=options.encoder)
+    return api.load(options.checkpoint, base=options.base, encoder=options.encoder, codec=options.codec)
 
 
 def doctor(words: list[str]) -> int:
@@ -563,6 +616,7 @@ COMMANDS: dict[str, tuple[Command, str]] = {
     "quickstart": (quickstart, "from nothing to a small speech LLM, measured, in minutes"),
     "upscale": (upscale, "insert layers into a base model"),
     "data": (data, "recordings into shards that can be streamed, with checksums"),
+    "tokenizer": (tokenizer, "speech as discrete tokens: k-means over an audio encoder, and a neural codec"),
     "plan": (plan, "what a training run will take: steps, memory, time, cost"),
     "train": (train, "adapt a base model to recordings, as a recipe says"),
     "transcribe": (transcribe, "audio in, text out"),

@@ -34,7 +34,8 @@ class EncoderConfig:
     """What turns audio into speech frames for the LLM."""
 
     name: str = "fbank"
-    """`fbank` (log-mel and convolutions, trained from scratch), or a Hugging Face audio encoder by id or directory."""
+    """`fbank` (log-mel and convolutions, trained from scratch), a Hugging Face audio encoder by id or directory, or a
+    speech tokenizer that `depthup tokenizer` made."""
     train: bool = False
     """Train a Hugging Face encoder too. `fbank` always trains."""
     frame_rate: float = 12.5
@@ -64,7 +65,8 @@ class ConnectorConfig:
 
     name: str = "frames"
     """`frames`: the encoder's, stacked and projected. `draft`: what the front end spelled, as the LLM's own token
-    embeddings, with what the frames of each token say; needs few hours of speech."""
+    embeddings, with what the frames of each token say; needs few hours of speech. `tokens`: new rows of the embedding
+    table for the ids of a speech tokenizer (`encoder.name`), added up over its streams."""
     slices: int = 4
     """`draft`: equal parts of a token's frames, each of which is averaged."""
     temperature: float = 0.0

@@ -16,11 +16,12 @@ from lhotse.cut import Cut
 from torch.utils.data import IterableDataset, get_worker_info
 
 from depthup.config import AugmentConfig, DataConfig
-from depthup.data.audio import BadAudio, read_audio
+from depthup.data.audio import BadAudio
 from depthup.data.augment import Augmenter
 from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
 from depthup.data.replay import TextReplay
+from depthup.data.tokens import is_tokens, read_speech
 from depthup.data.transcripts import transcript
 from depthup.errors import UserError
 
@@ -138,7 +139,7 @@ class BatchStream(IterableDataset):
     def _read(self, number: int) -> tuple[Cut, np.ndarray] | None:
         try:
             cut = self.clips.cut(number)
-            return None if cut is None else (cut, read_audio(cut, self.processor.sampling_rate))
+            return None if cut is None else (cut, read_speech(cut, self.processor))
         except BadAudio as error:
             if self.data.strict:
                 raise
@@ -148,13 +149,12 @@ class BatchStream(IterableDataset):
 
     def _collate(self, number: int, clips: list[tuple[Cut, np.ndarray]]) -> Batch:
         rng = np.random.default_rng([self.seed, number])
-        audio = [self.augmenter.waveform(samples, rng) for _, samples in clips]
+        audio = [speech if is_tokens(speech) else self.augmenter.waveform(speech, rng) for _, speech in clips]
         texts = [transcript(str(cut.supervisions[0].text), self.data) for cut, _ in clips]
         batch = self.processor.training_batch(
             audio, texts, feature_transform=lambda logmel: self.augmenter.features(logmel, rng)
         )
-        seconds = sum(len(samples) for samples in audio) / self.processor.sampling_rate
-        return {**batch, "seconds": torch.tensor(seconds)}
+        return {**batch, "seconds": torch.tensor(sum(map(self.processor.seconds, audio)))}
 
 
 def _from(planned: Planned, ahead: deque[Planned], plan: Iterable[Planned]) -> Iterator[Planned]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from lhotse import Recording
 from lhotse.cut import Cut
 from lhotse.serialization import open_best
 from lhotse.utils import is_module_available, is_valid_url
@@ -26,7 +27,7 @@ from depthup.data.shard_index import (
     joined,
     map_index,
     read_cut,
-    read_recording,
+    read_data,
     write_index,
 )
 from depthup.errors import UserError
@@ -37,31 +38,35 @@ log = logging.getLogger("depthup")
 SHARDS = "shards"
 MANIFEST = "manifest.json"
 PARTIAL = ".partial"
+TOKENS, TOKENIZER = "tokens", "tokenizer"
+"""Of a cut: ids [T, streams] instead of audio, and the hash of the speech tokenizer that made them."""
 # Rows of an index that are looked at together.
 ROWS = 1_000_000
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Where a shard's cuts are, and its audio if it has any of its own."""
+    """Where a shard's cuts are, and the tar with their audio or tokens if it has one."""
 
     cuts: str
-    recording: str | None
+    tar: str | None
 
 
 @dataclass(frozen=True)
 class ShardCuts:
     """The clips of shards by number, from the first shard's first; only asking for one's cut reads its audio.
 
-    A cut holds the encoded bytes of its clip. Where a shard turns out to be damaged, what cannot be read of it is left
-    out; the shard is named in the log once and kept in `damaged`. With `strict` it raises `UserError`. `check` sees
-    every cut and may raise too.
+    A cut holds the encoded bytes of its clip, or its tokens (`TOKENS`). Where a shard turns out to be damaged, what
+    cannot be read of it is left out; the shard is named in the log once and kept in `damaged`. With `strict` it raises
+    `UserError`. `check` sees every cut and may raise too.
     """
 
     shards: tuple[Shard, ...]
     check: Callable[[Cut], Cut]
     strict: bool
     open_index: Callable[[ShardCuts], np.ndarray]
+    tokenizer: str | None = None
+    """Hash of the speech tokenizer, where the shards hold tokens."""
     damaged: dict[str, str] = field(default_factory=dict, compare=False)
     reader: object = field(default_factory=object, compare=False)
     """Its own: files may be others when they are opened again."""
@@ -115,10 +120,12 @@ class ShardCuts:
         shard = self.shards[row["shard"]]
         try:
             cut: Any = read_cut(self.reader, shard.cuts, number - self._first[row["shard"]])
-            if shard.recording:
-                offset, size = int(row["offset"]), int(row["bytes"])
-                if (audio := read_recording(self.reader, shard.recording, cut.id, offset, size)) is not None:
-                    cut.recording = audio
+            if shard.tar:
+                found = read_data(self.reader, shard.tar, cut.id, int(row["offset"]), int(row["bytes"]))
+                if isinstance(found, Recording):
+                    cut.recording = found
+                elif found is not None:
+                    cut.custom = {**(cut.custom or {}), TOKENS: found, TOKENIZER: self.tokenizer}
         except Exception as error:  # Lhotse's many readers share no exception type.
             self.tell(shard, _reason(error))
             return None
@@ -126,7 +133,7 @@ class ShardCuts:
 
     def tell(self, shard: Shard, reason: str) -> None:
         """Name a damaged shard, once. Raises UserError if strict."""
-        line = f"{shard.recording or shard.cuts}: the shard is damaged ({reason}); copy or write it again"
+        line = f"{shard.tar or shard.cuts}: the shard is damaged ({reason}); copy or write it again"
         if self.strict:
             raise UserError(line)
         if shard.cuts not in self.damaged:
@@ -144,6 +151,14 @@ def is_remote(source: str) -> bool:
     return source.startswith(COMMAND) or is_valid_url(source)
 
 
+def tokenizer_of(source: str) -> dict[str, Any] | None:
+    """The configuration of the speech tokenizer whose tokens a source holds; None where it holds none."""
+    path = Path(source).expanduser()
+    if not is_remote(source) and not (path / SHARDS).is_dir():
+        return None
+    return read_manifest(source.rstrip("/") if is_remote(source) else str(path)).get(TOKENIZER)
+
+
 def open_shar(source: str, check: Callable[[Cut], Cut], strict: bool) -> ShardCuts:
     """The cuts of a Shar directory, or of what `depthup data` wrote, which may also be remote.
 
@@ -155,6 +170,8 @@ def open_shar(source: str, check: Callable[[Cut], Cut], strict: bool) -> ShardCu
         root = source.rstrip("/") if is_remote(source) else str(path)
         return _open_written(root, check, strict)
     cuts, recordings = sorted(path.glob("cuts.*.jsonl*")), sorted(path.glob("recording.*.tar*"))
+    if any(path.glob(f"{TOKENS}.*.tar*")):
+        raise UserError(f"{path}: holds speech tokens; give the folder above, whose {MANIFEST} says of which tokenizer")
     if len(recordings) not in (0, len(cuts)):
         raise UserError(f"{path}: {len(cuts)} cut shards but {len(recordings)} recording shards; copy the rest")
     tars: list[str | None] = [str(recording) for recording in recordings] or [None] * len(cuts)
@@ -164,9 +181,10 @@ def open_shar(source: str, check: Callable[[Cut], Cut], strict: bool) -> ShardCu
 
 def _open_written(root: str, check: Callable[[Cut], Cut], strict: bool) -> ShardCuts:
     manifest = read_manifest(root)
-    names = [shard_files(entry["number"]) for entry in manifest["shards"]]
+    tokenizer = (manifest.get(TOKENIZER) or {}).get("hash")
+    names = [shard_files(entry["number"], tokenizer is not None) for entry in manifest["shards"]]
     shards = tuple(Shard(_locate(root, f"{SHARDS}/{cuts}"), _locate(root, f"{SHARDS}/{tar}")) for tar, cuts in names)
-    return ShardCuts(shards, check, strict, partial(_written_index, root, manifest["index"]["sha256"]))
+    return ShardCuts(shards, check, strict, partial(_written_index, root, manifest["index"]["sha256"]), tokenizer)
 
 
 def _written_index(root: str, checksum: str, cuts: ShardCuts) -> np.ndarray:
@@ -184,14 +202,14 @@ def _written_index(root: str, checksum: str, cuts: ShardCuts) -> np.ndarray:
 
 def _derived_index(cuts: ShardCuts) -> np.ndarray:
     """Of shards that came without one: made once, and kept until one of their files changes."""
-    paths = [Path(path).resolve() for shard in cuts.shards for path in (shard.cuts, shard.recording) if path]
+    paths = [Path(path).resolve() for shard in cuts.shards for path in (shard.cuts, shard.tar) if path]
     files = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     kept = cached_path(hashlib.sha256(json.dumps(files).encode()).hexdigest())
     if not kept.is_file():
         pieces = []
         for shard in cuts.shards:
             try:
-                pieces.append(index_shard(shard.cuts, shard.recording))
+                pieces.append(index_shard(shard.cuts, shard.tar))
             except Exception as error:  # Lhotse's many readers share no exception type.
                 cuts.tell(shard, _reason(error))
                 pieces.append(np.zeros(0, CLIP))
@@ -201,9 +219,9 @@ def _derived_index(cuts: ShardCuts) -> np.ndarray:
     return map_index(kept)
 
 
-def shard_files(number: int) -> tuple[str, str]:
-    """Names of a shard's audio and cuts, as Lhotse's own writer gives them."""
-    return f"recording.{number:06d}.tar", f"cuts.{number:06d}.jsonl.gz"
+def shard_files(number: int, tokens: bool = False) -> tuple[str, str]:
+    """Names of a shard's audio, or tokens, and cuts, as Lhotse's own writer gives them."""
+    return f"{TOKENS if tokens else 'recording'}.{number:06d}.tar", f"cuts.{number:06d}.jsonl.gz"
 
 
 def read_manifest(root: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""One Lhotse Shar shard: written beside its place, hashed, and moved there whole."""
+"""One Lhotse Shar shard, of audio or of speech tokens: written beside its place, hashed, and moved there whole."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import re
 import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from lhotse import MonoCut, Recording, SupervisionSegment
 from lhotse.audio import AudioSource
 from lhotse.cut import Cut
-from lhotse.shar.writers import AudioTarWriter
+from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter
 from lhotse.utils import fastcopy
 
 from depthup import files
@@ -23,6 +23,7 @@ from depthup.data.cuts import check_text
 from depthup.data.reader import describe
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
 from depthup.data.shard_index import index_shard
+from depthup.data.tokens import tokenize
 from depthup.errors import UserError
 
 # Lhotse notes in these where a cut was read from.
@@ -73,38 +74,53 @@ class ShardWriter:
     sampling_rate: int
     text_field: str
     strict: bool
+    tokenizer: Optional[str] = None
+    """Directory of a speech tokenizer, whose tokens are written instead of audio."""
 
     def __call__(self, number: int, cuts: list[Cut]) -> Written:
         """Write the clips that can be used as shard `number`. Raises UserError at a bad clip if strict."""
         shard = Written(number)
         partial, final = self.root / PARTIAL, self.root / SHARDS
         with tempfile.TemporaryDirectory(prefix=files.PARTIAL, dir=partial) as place:
-            audio_name, cuts_name = shard_files(number)
+            data_name, cuts_name = shard_files(number, self.tokenizer is not None)
             rows = []
             # Its own name for the file: it takes `%` for the shard's number, which may stand in the path too.
-            pattern = f"{place}/recording.%06d.tar".replace(place, place.replace("%", "%%"))
-            with AudioTarWriter(pattern, shard_size=len(cuts), format="flac", shard_offset=number) as tar:
+            pattern = f"{place.replace('%', '%%')}/{data_name.partition('.')[0]}.%06d.tar"
+            sizes: dict[str, Any] = {"shard_size": len(cuts), "shard_offset": number}
+            with (
+                ArrayTarWriter(pattern, **sizes)
+                if self.tokenizer
+                else AudioTarWriter(pattern, format="flac", **sizes) as tar
+            ):
                 for cut in cuts:
                     try:
                         clip, samples = self._clip(cut)
+                        content = self._content(clip, samples)
                     except UserError as error:
                         if self.strict:
                             raise
                         shard.skip(cut, error)
                         continue
-                    tar.write(clip.id, samples[None], clip.sampling_rate, clip.recording)
+                    tar.write(clip.id, *content)
                     rows.append(json.dumps(clip.to_dict(), ensure_ascii=False, default=str) + "\n")
                     shard.add(clip, samples)
             if shard.clips:
                 # Not Lhotse's writer: gzip would note the time and the name.
                 Path(place, cuts_name).write_bytes(gzip.compress("".join(rows).encode(), mtime=0))
-                np.save(partial / f"{number:06d}.npy", index_shard(f"{place}/{cuts_name}", f"{place}/{audio_name}"))
-                for name in (audio_name, cuts_name):
+                np.save(partial / f"{number:06d}.npy", index_shard(f"{place}/{cuts_name}", f"{place}/{data_name}"))
+                for name in (data_name, cuts_name):
                     path = Path(place, name)
                     shard.files[name] = {"sha256": files.sha256(path), "bytes": path.stat().st_size}
                     files.move(path, final / name)
             files.write_json(partial / f"{number:06d}.json", asdict(shard))
         return shard
+
+    def _content(self, clip: MonoCut, samples: np.ndarray) -> tuple[Any, ...]:
+        """What the writer of the tar takes: audio, or tokens, which leave the clip without a recording."""
+        if self.tokenizer is None:
+            return samples[None], clip.sampling_rate, clip.recording
+        clip.recording = None
+        return tokenize(self.tokenizer, samples)
 
     def _clip(self, cut: Cut) -> tuple[MonoCut, np.ndarray]:
         """The cut as it will be read from the shard, and its samples. Raises UserError for a bad one."""

@@ -1,4 +1,4 @@
-"""Any recordings into Lhotse Shar shards of 16-bit FLAC: in parallel, resumable, with checksums.
+"""Any recordings into Lhotse Shar shards of 16-bit FLAC, or of speech tokens: in parallel, resumable, with checksums.
 
 A directory of shards holds `shards/`, which Lhotse reads as it is (`CutSet.from_shar(in_dir=...)`), `index.npy`, by
 which batches are planned (`shard_index.py`), and `manifest.json`, which is written last. Shard n is made by one process
@@ -26,9 +26,11 @@ from lhotse.cut import Cut
 
 from depthup import files
 from depthup.config import DataConfig
+from depthup.data import tokens
+from depthup.data.audio import NOMINAL_RATE
 from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
 from depthup.data.mixing import Sources
-from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, is_remote, read_manifest, shard_files
+from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, TOKENIZER, is_remote, read_manifest, shard_files
 from depthup.data.shard_index import INDEX, index_shard, write_index
 from depthup.data.shard_writer import ShardWriter, Written
 from depthup.data.workers import in_processes
@@ -52,6 +54,8 @@ class Plan:
     sampling_rate: int
     audio_field: str
     text_field: str
+    tokenizer: Optional[str] = None
+    """Hash of a speech tokenizer, where its tokens are written instead of audio."""
 
 
 def make_shards(
@@ -62,8 +66,9 @@ def make_shards(
     shard_clips: int = 1000,
     sampling_rate: int = 16000,
     num_workers: int = 0,
+    tokenizer: Union[str, Path, None] = None,
 ) -> dict[str, Any]:
-    """Turn sources into shards of mono FLAC, and return the manifest of what is in them.
+    """Turn sources into shards of mono FLAC, or of tokens, and return the manifest of what is in them.
 
     The same call goes on where an earlier one was stopped; it also writes again what is missing of a complete
     directory. Recordings must not change in between; of sources this is checked.
@@ -75,17 +80,26 @@ def make_shards(
         shard_clips: clips per shard, bad ones counted.
         sampling_rate: in Hz; 0 keeps each clip's own.
         num_workers: processes that write, each with the clips of a shard in memory; 0 writes in this process.
+        tokenizer: directory of a speech tokenizer, whose tokens are written in place of audio.
 
     Raises UserError.
     """
     data = data or DataConfig()
     if shard_clips < 1 or sampling_rate < 0 or num_workers < 0:
         raise UserError("data: --shard-clips must be positive, --sampling-rate and --num-workers not negative")
+    if tokenizer is not None and sampling_rate != NOMINAL_RATE:
+        raise UserError(f"data: --sampling-rate {sampling_rate}: tokens are made at {NOMINAL_RATE} Hz; leave it out")
+    told = tokens.describe(str(tokenizer)) if tokenizer is not None else None
     names, root = [sources] if isinstance(sources, str) else list(sources), Path(output)
     cuts = load_cuts(names, data, texts="unchecked")
     _check_texts(cuts, data.text_field)
     plan = Plan(
-        [[n, _fingerprint(n, root)] for n in names], shard_clips, sampling_rate, data.audio_field, data.text_field
+        [[n, _fingerprint(n, root)] for n in names],
+        shard_clips,
+        sampling_rate,
+        data.audio_field,
+        data.text_field,
+        told["hash"] if told else None,
     )
     with files.disk_guard(root):
         complete = _claim(root, plan)
@@ -94,13 +108,16 @@ def make_shards(
             log.warning("%s: these shards are complete; nothing to do", root)
             manifest = complete
         else:
-            write = ShardWriter(root, sampling_rate, data.text_field, data.strict)
+            place = None if tokenizer is None else str(tokenizer)
+            write = ShardWriter(root, sampling_rate, data.text_field, data.strict, place)
             written = _write_missing(write, cuts, plan, done, num_workers)
             if complete:
                 _check_repaired(root, complete, written)
             shards = done | written
             manifest = complete or _manifest(plan, [shards[number] for number in sorted(shards)])
-            manifest["index"] = _write_index(root, [entry["number"] for entry in manifest["shards"]])
+            if told:
+                manifest[TOKENIZER] = told
+            manifest["index"] = _write_index(root, [entry["number"] for entry in manifest["shards"]], told is not None)
             files.write_json(root / MANIFEST, manifest)
         shutil.rmtree(root / PARTIAL)
     return manifest
@@ -222,21 +239,21 @@ def _num_clips(cuts: CutSet) -> int | None:
     return cuts.data.num_clips() if isinstance(cuts.data, Sources) else None
 
 
-def _write_index(root: Path, numbers: list[int]) -> dict[str, Any]:
+def _write_index(root: Path, numbers: list[int], of_tokens: bool) -> dict[str, Any]:
     """Write the index of the shards with these numbers, and return its hash and size."""
     partial = root / PARTIAL / INDEX
-    write_index(partial, (_rows(root, number) for number in numbers))
+    write_index(partial, (_rows(root, number, of_tokens) for number in numbers))
     known = {"sha256": files.sha256(partial), "bytes": partial.stat().st_size}
     files.move(partial, root / INDEX)
     return known
 
 
-def _rows(root: Path, number: int) -> np.ndarray:
+def _rows(root: Path, number: int, of_tokens: bool) -> np.ndarray:
     kept = root / PARTIAL / f"{number:06d}.npy"
     if kept.is_file():
         return np.load(kept)
-    audio, cuts = (str(root / SHARDS / name) for name in shard_files(number))
-    return index_shard(cuts, audio)
+    tar, cuts = (str(root / SHARDS / name) for name in shard_files(number, of_tokens))
+    return index_shard(cuts, tar)
 
 
 def _manifest(plan: Plan, shards: list[Written]) -> dict[str, Any]:

@@ -13,14 +13,16 @@ import soundfile
 from lhotse.cut import Cut
 
 from depthup.config import DataConfig
-from depthup.data import BadAudio, load_cuts, read_audio
+from depthup.data import BadAudio, load_cuts
 from depthup.data.audio import audio_file
 from depthup.data.cuts import check_rows, load_sources
+from depthup.data.tokens import is_tokens, read_speech
 from depthup.errors import UserError
 from depthup.evaluate.language import DEFAULT, rules
 from depthup.evaluate.scores import SPEAKER, AsrReport, Heard, score
 from depthup.progress import ClipProgress
 from depthup.transcribe.batches import ahead, in_groups
+from depthup.transcribe.hearing import transcribe_batch
 from depthup.transcribe.options import MAX_SECONDS, default_batch_seconds
 from depthup.transcribe.recordings import transcribe_recordings
 
@@ -88,22 +90,29 @@ def _hear(
     keep_audio: Path | None,
 ) -> list[Heard]:
     """The texts of some clips, of which the first is that of this number."""
-    longest = max(MAX_SECONDS, data.max_duration)
-    recordings = [samples for _, samples in clips]
-    transcripts = transcribe_recordings(
-        model, processor, recordings, max_seconds=longest, batch_seconds=batch_seconds, vad="none"
-    )
+    texts = _texts(model, processor, [samples for _, samples in clips], data, batch_seconds)
     found = []
-    for place, ((cut, samples), transcript) in enumerate(zip(clips, transcripts, strict=True)):
+    for place, ((cut, samples), text) in enumerate(zip(clips, texts, strict=True)):
         file, start = audio_file(cut), getattr(cut, "start", 0.0)
-        if file is None and keep_audio is not None:
+        if file is None and keep_audio is not None and not is_tokens(samples):
             file, start = keep_audio / f"{number + place:06d}.flac", 0.0
             keep_audio.mkdir(parents=True, exist_ok=True)
             soundfile.write(file, samples, processor.sampling_rate)
         audio = None if file is None else str(file)
         said = cut.supervisions[0].text or ""
-        found.append(Heard(cut.id, audio, start, cut.duration, _fields(cut), said, transcript.text))
+        found.append(Heard(cut.id, audio, start, cut.duration, _fields(cut), said, text))
     return found
+
+
+def _texts(
+    model: Any, processor: Any, clips: list[np.ndarray], data: DataConfig, batch_seconds: float | None
+) -> list[str]:
+    """What is said in each clip; tokens, in which no pause can be seen, are heard whole."""
+    if clips and is_tokens(clips[0]):
+        return [segment.text for segment in transcribe_batch(model, processor, clips, batch_seconds=batch_seconds)]
+    longest = max(MAX_SECONDS, data.max_duration)
+    heard = transcribe_recordings(model, processor, clips, max_seconds=longest, batch_seconds=batch_seconds, vad="none")
+    return [transcript.text for transcript in heard]
 
 
 def _score(heard: Sequence[Heard], by: Sequence[str], data: DataConfig, source: str) -> AsrReport:
@@ -149,7 +158,7 @@ def _check_fields(by: Sequence[str], found: Sequence[dict[str, str]], source: st
 def _read(cut: Cut, processor: Any, data: DataConfig) -> np.ndarray | str:
     """A clip's samples, or the line that says why there are none."""
     try:
-        return read_audio(cut, processor.sampling_rate)
+        return read_speech(cut, processor)
     except BadAudio as error:
         if data.strict:
             raise

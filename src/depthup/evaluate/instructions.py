@@ -13,7 +13,8 @@ import torch
 from lhotse.cut import Cut
 
 from depthup.config import DataConfig
-from depthup.data import BadAudio, load_cuts, read_audio
+from depthup.data import BadAudio, load_cuts
+from depthup.data.tokens import read_speech
 from depthup.errors import UserError
 from depthup.evaluate.text import kl_divergence
 from depthup.model.instruction import Instruction
@@ -98,7 +99,7 @@ def _read(cut: Cut, processor: Any, longest: float, strict: bool) -> np.ndarray 
     try:
         if cut.duration > longest:
             raise BadAudio(f"{cut.id}: lasts {cut.duration:.1f} s, and {longest:g} s can be heard at once")
-        return read_audio(cut, processor.sampling_rate)
+        return read_speech(cut, processor)
     except BadAudio as error:
         if strict:
             raise

@@ -10,8 +10,9 @@ import numpy as np
 from lhotse.cut import Cut
 
 from depthup.config import DataConfig
-from depthup.data import BadAudio, load_cuts, read_audio
+from depthup.data import BadAudio, load_cuts
 from depthup.data.audio import say_once
+from depthup.data.tokens import read_speech
 from depthup.data.transcripts import transcript
 from depthup.errors import UserError
 from depthup.transcribe.batches import batches_of_like_length, inference
@@ -26,7 +27,7 @@ def readable(clips: Iterable[Cut], processor: Any, data: DataConfig, source: str
     audio = []
     for cut in clips:
         try:
-            audio.append(read_audio(cut, processor.sampling_rate))
+            audio.append(read_speech(cut, processor))
             cuts.append(cut)
         except BadAudio as error:
             if data.strict:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from pathlib import Path
 from typing import Any, Literal, Optional, Union
 
 import torch
-from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -84,16 +82,6 @@ def load_tokenizer(name: str, revision: Optional[str] = None) -> PreTrainedToken
 def _not_found(name: str, error: Exception) -> str:
     kind = "directory" if Path(name).exists() else "hub id or directory"
     return f"base {name}: no causal LM there as {kind}; give a directory with weights ({str(error).split(chr(10))[0]})"
-
-
-def fingerprint(llm: nn.Module) -> str:
-    """A hash of all weights, the same whatever format between float32 and bfloat16 they were loaded in."""
-    digest = hashlib.sha256()
-    for name, parameter in sorted(llm.named_parameters()):
-        digest.update(f"{name} {tuple(parameter.shape)}".encode())
-        values = parameter.detach().to("cpu", torch.bfloat16).contiguous()
-        digest.update(values.view(torch.int16).numpy().data)
-    return digest.hexdigest()
 
 
 def embedding_std(llm: PreTrainedModel) -> float:

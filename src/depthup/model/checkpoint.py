@@ -117,9 +117,11 @@ def write(
 def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tuple[str, ...] = ("",)) -> None:
     """Fill in the trained tensors of a checkpoint, or those of one `part`, by the beginnings of their names.
 
-    Raises UserError when it is truncated or holds other tensors; it may lack those named `may_lack`...
+    Raises UserError when it is truncated, holds other tensors, or was trained with another base or speech encoder; it
+    may lack tensors named `may_lack`...
     """
     wanted = {name: tensor for name, tensor in trained_tensors(model).items() if name.startswith(part)}
+    _check_frozen(model, directory, part == FRONT_END)
     there = {name: shape for name, shape in shapes(directory).items() if name.startswith(part)}
     there = {name: shape for name, shape in there.items() if name in wanted or not is_inside(name)}
     allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
@@ -130,3 +132,11 @@ def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tupl
             raise UserError(f"{directory}: {name} has another shape than the recipe's model")
     for name, tensor in read(directory, there):
         wanted[name].copy_(tensor)
+
+
+def _check_frozen(model: Trained, directory: Path, front_end: bool) -> None:
+    kept = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    for key, what in {"encoder_hash": "speech encoder", **({} if front_end else {"base_hash": "base"})}.items():
+        before, now = kept.get(key), getattr(model.config, key)
+        if before and now and before != now:
+            raise UserError(f"{directory}: was trained with another {what}; give the same one, or begin another run")

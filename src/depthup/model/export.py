@@ -49,6 +49,11 @@ def export_standalone(
     config = SpeechLMConfig.from_pretrained(source)
     config.found_at(base or (str(source) if config.standalone else None), encoder)
     llm, frozen = known_base(source, config, "auto"), known_encoder(source, config)
+    if frozen.kind.codebook_sizes:
+        raise UserError(
+            f"{source}: hears speech tokens, whose audio encoder and codec do not go into a checkpoint; share it as it "
+            "is, with a base and a tokenizer named by their hub ids"
+        )
     with torch.device("meta"):  # for its names and for the card
         model = SpeechLM(config)
     trained = checkpoint.trained_tensors(model)

@@ -8,12 +8,12 @@ from typing import Any, Literal, Optional, Union
 import torch
 from transformers import PreTrainedModel
 
-from depthup.config import EncoderConfig
 from depthup.errors import UserError
 from depthup.model import checkpoint, standalone
-from depthup.model.base import fingerprint, load_base, resolve_dtype
+from depthup.model.base import load_base, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
-from depthup.model.encoders import SpeechEncoder, encoder_kind
+from depthup.model.encoders import SpeechEncoder, kept_kind
+from depthup.model.fingerprint import fingerprint
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 FROM_HUB = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -79,8 +79,9 @@ def known_encoder(directory: Path, config: SpeechLMConfig) -> SpeechEncoder:
     """
     if config.standalone:
         return standalone.read_encoder(directory, config)
-    encoder = encoder_kind(EncoderConfig(**(config.encoder or {}) | {"name": config.encoder_source})).build(True)
-    if config.encoder_hash and fingerprint(encoder.model) != config.encoder_hash:
+    fields = {**(config.encoder or {}), "name": config.encoder_source}
+    encoder = kept_kind(fields, config.encoder_config).build(load_weights=True)
+    if config.encoder_hash and encoder.fingerprint() != config.encoder_hash:
         raise UserError(
             f"{directory}: its speech encoder {config.encoder_source} has other weights than the ones it was trained "
             "with; give the right one with encoder=..."

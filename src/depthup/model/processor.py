@@ -10,20 +10,21 @@ from typing import Any, Optional, Union
 
 import numpy as np
 import torch
-from transformers import AutoConfig, BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
+from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from transformers.utils import logging as transformers_logging
 
-from depthup.config import AUDIO_MARKER, ConnectorConfig, EncoderConfig
+from depthup.config import AUDIO_MARKER, ConnectorConfig
 from depthup.errors import UserError
 from depthup.model.base import load_tokenizer
 from depthup.model.chat import Templates, with_audio
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.connectors import CONNECTORS
-from depthup.model.encoders import EncoderKind, encoder_kind
+from depthup.model.encoders import EncoderKind, kept_kind
 from depthup.model.encoders.kind import FeatureTransform
 from depthup.model.instruction import Instruction
 from depthup.model.positions import IGNORE
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage, write_code
+from depthup.speech_tokens.tokenizer import SpeechTokenizer
 
 log = transformers_logging.get_logger(__name__)
 
@@ -72,7 +73,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
         tokenizer = load_tokenizer(*config.base_source)
-        return cls.of(config, _kind(config.encoder, config.encoder_config).feature_extractor(), tokenizer)
+        return cls.of(config, kept_kind(config.encoder, config.encoder_config).feature_extractor(), tokenizer)
 
     @classmethod
     def of(cls, config: SpeechLMConfig, feature_extractor: Any, tokenizer: PreTrainedTokenizerBase) -> SpeechProcessor:
@@ -90,9 +91,11 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         )
 
     def save_pretrained(self, save_directory: Union[str, Path], push_to_hub: bool = False, **kwargs: Any) -> Any:
-        """As any processor's, with the file by which transformers loads it without an import of depthup."""
+        """As any processor's, with a speech tokenizer's centroids, and what loads it without an import of depthup."""
         Path(save_directory).mkdir(parents=True, exist_ok=True)
         write_code(Path(save_directory))
+        if isinstance(self.feature_extractor, SpeechTokenizer):
+            self.feature_extractor.save_centroids(Path(save_directory))
         return super().save_pretrained(str(save_directory), push_to_hub, **kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -102,7 +105,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
     @cached_property
     def kind(self) -> EncoderKind:
         """What counts features and frames."""
-        return _kind(self.encoder, self.encoder_config)
+        return kept_kind(self.encoder, self.encoder_config)
 
     @property
     def sampling_rate(self) -> int:
@@ -112,6 +115,10 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
     def longest_seconds(self) -> float:
         """Seconds of the longest clip that the encoder hears."""
         return math.inf if self.kind.longest is None else self.kind.longest / self.sampling_rate
+
+    def seconds(self, clip: np.ndarray) -> float:
+        """How long a clip lasts, samples [samples] or ids [T, streams]."""
+        return len(clip) / (self.sampling_rate if clip.ndim == 1 else self.kind.frame_rate)
 
     def num_frames(self, input_length: int) -> int:
         """Placeholders of a clip of `input_length` features."""
@@ -125,9 +132,12 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
     ) -> np.ndarray:
         """One clip [samples] at `sampling_rate` -> features [L, F], as the kind of encoder wants them.
 
-        Raises UserError for a clip that is longer than the encoder hears.
+        A clip of speech tokens [T, streams] is what it is. Raises UserError for a clip that is longer than the encoder
+        hears.
         """
-        kind, seconds = self.kind, len(samples) / self.sampling_rate
+        kind, seconds = self.kind, self.seconds(samples)
+        if samples.ndim == 2 and kind.codebook_sizes:
+            return samples
         if seconds > self.longest_seconds:
             raise UserError(
                 f"a clip of {seconds:.1f} s: the encoder {kind.config.name} hears at most "
@@ -155,8 +165,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
 
         Args:
             text: B texts; without them the recipe's prompt for each recording.
-            audio: as many recordings as there are markers, in reading order: mono float waveforms [samples], or what
-                `depthup.data.waveform` reads.
+            audio: as many recordings as there are markers, in reading order: mono float waveforms [samples], what
+                `depthup.data.waveform` reads, or in a list speech tokens [T, streams].
             sampling_rate: Hz of waveforms; it must be the processor's, and is taken to be where it is not given.
             padding_side: "left" for generation, "right" otherwise.
             add_special_tokens: begin texts as the tokenizer does.
@@ -185,7 +195,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
                 f"sampling_rate={sampling_rate}: the recordings must be at {self.sampling_rate} Hz; resample them first"
             )
         clips = _listed(audio)
-        if all(isinstance(clip, np.ndarray) and clip.dtype == np.float32 for clip in clips):
+        if all(isinstance(clip, np.ndarray) and (clip.dtype == np.float32 or clip.ndim == 2) for clip in clips):
             return clips
         from depthup.data.waveform import waveform
 
@@ -301,11 +311,6 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         if not features:
             return {}
         return {"input_features": self.kind.pad(features), "input_lengths": torch.tensor([len(f) for f in features])}
-
-
-def _kind(encoder: Optional[dict[str, Any]], encoder_config: Optional[dict[str, Any]]) -> EncoderKind:
-    hf_config = encoder_config and AutoConfig.for_model(**encoder_config)
-    return encoder_kind(EncoderConfig(**(encoder or {})), hf_config or None)
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

@@ -23,17 +23,18 @@ from transformers import (
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Recipe, Scope
+from depthup.config import ConnectorConfig, LoraConfig, Recipe, Scope
 from depthup.errors import UserError
 from depthup.model.adapt import adapt_llm, adapters_for, unadapted
-from depthup.model.base import embedding_std, fingerprint, load_base, load_base_config, load_tokenizer, resolve_dtype
+from depthup.model.base import embedding_std, load_base, load_base_config, load_tokenizer, resolve_dtype
 from depthup.model.checkpointed import Checkpointed
 from depthup.model.configuration import SpeechLMConfig, portable
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
 from depthup.model.ctc import CtcHead, ctc_loss, spell
-from depthup.model.encoders import encoder_kind, load_encoder_config
+from depthup.model.encoders import encoder_kind, kept_kind, load_encoder_config
 from depthup.model.encoders.kind import SpeechEncoder
 from depthup.model.encoders.writer import frame_mask
+from depthup.model.fingerprint import fingerprint
 from depthup.model.positions import IGNORE, Heard, grow, with_prompts
 from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import quantize
@@ -76,13 +77,11 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
     ) -> None:
         """`llm` and `encoder` with their weights; without them they are built with random weights."""
         super().__init__(config)
-        encoder_config = EncoderConfig(**(config.encoder or {}))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.llm = llm if llm is not None else AutoModelForCausalLM.from_config(config.make_base_config())
             hidden = self.llm.config.hidden_size
-            hf_encoder = config.encoder_config and AutoConfig.for_model(**config.encoder_config)
-            self.encoder = encoder or encoder_kind(encoder_config, hf_encoder).build(load_weights=False)
+            self.encoder = encoder or kept_kind(config.encoder, config.encoder_config).build(load_weights=False)
             self.connector = self._make_connector(hidden)
         self.base_parameters = sum(p.numel() for p in self.llm.parameters())
         upscale = config.upscale_config
@@ -101,18 +100,25 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
 
     def _make_connector(self, hidden: int) -> Connector:
         config = self.config
-        settings = ConnectorConfig(**(config.connector or {}))
+        settings, kind = ConnectorConfig(**(config.connector or {})), self.encoder.kind
+        make = CONNECTORS[settings.name]
+        if make.of_tokens != bool(kind.codebook_sizes):
+            gives, other = ("tokens", "tokens") if kind.codebook_sizes else ("frames", "frames or draft")
+            raise UserError(
+                f"connector.name {settings.name}: the encoder {kind.config.name} gives {gives}; choose {other}"
+            )
         sizes = Sizes(
-            encoder_width=self.encoder.kind.output_size,
+            encoder_width=kind.output_size,
             hidden=hidden,
             frame_stack=config.frame_stack,
             ctc_outputs=config.ctc_outputs,
             embedding_std=config.base_embedding_std,
             tokenizer=lambda: load_tokenizer(*config.base_source),
-            writes=self.encoder.kind.writer is not None,
+            writes=kind.writer is not None,
             spoken=config.transcripts == "spoken",
+            codebook_sizes=kind.codebook_sizes,
         )
-        return CONNECTORS[settings.name](settings, sizes)
+        return make(settings, sizes)
 
     @property
     def ctc_head(self) -> Optional[CtcHead]:
@@ -145,7 +151,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             base_config,
             frame_stack=stack,
             encoder_config=portable(kind.hf_config.to_dict()) if kind.hf_config is not None else None,
-            encoder_hash=None if kind.trains or not load_weights else fingerprint(encoder.model),
+            encoder_hash=encoder.fingerprint() if load_weights else None,
             ctc_outputs=_ctc_outputs(recipe, kind.frame_rate / stack),
         )
         if not load_weights:
@@ -201,7 +207,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
             temperature = self.connector.config.temperature if self.training else 0.0
             written = None if self.connector.positions_from_length else self.encoder.write(frames, lengths, temperature)
-            speech = self.connector(frames.float(), lengths, self.get_input_embeddings(), with_ctc, written)
+            speech = self.connector(frames, lengths, self.get_input_embeddings(), with_ctc, written)
         return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
 
     def front_end_loss(
@@ -215,7 +221,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         writer = self.encoder.kind.writer
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
-            spelled = self.connector.spelling_loss(frames.float(), lengths, labels, label_lengths)
+            spelled = self.connector.spelling_loss(frames, lengths, labels, label_lengths)
             if writer is None:
                 return spelled
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)

@@ -9,12 +9,11 @@ from typing import Any, Union
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from depthup.config import EncoderConfig
 from depthup.errors import UserError
 from depthup.model.configuration import SpeechLMConfig
-from depthup.model.encoders import SpeechEncoder, encoder_kind
+from depthup.model.encoders import SpeechEncoder, kept_kind
 from depthup.model.stored import read, stored
 
 BASE, ENCODER = "base.", "encoder."
@@ -58,8 +57,7 @@ def empty_base(config: SpeechLMConfig, dtype: torch.dtype) -> PreTrainedModel:
 
 def read_encoder(directory: Path, config: SpeechLMConfig) -> SpeechEncoder:
     """The speech encoder, but for what of it was trained."""
-    hf_config = config.encoder_config and AutoConfig.for_model(**config.encoder_config)
-    encoder = encoder_kind(EncoderConfig(**(config.encoder or {})), hf_config or None).build(load_weights=False)
+    encoder = kept_kind(config.encoder, config.encoder_config).build(load_weights=False)
     names = [name for name in stored(directory) if name.startswith(ENCODER)]
     encoder.load_state_dict({n.removeprefix(ENCODER): tensor for n, tensor in read(directory, names)}, strict=False)
     return encoder

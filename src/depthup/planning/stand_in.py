@@ -67,6 +67,7 @@ def speech_batch(
         seconds = max(seconds, min(data.batch_seconds / clips, data.max_duration)) / min([1.0, *recipe.augment.speed])
     kind = model.encoder.kind
     rate, size = kind.feature_rate, kind.feature_size
+    dtype = torch.long if kind.codebook_sizes else torch.float32
     lengths = torch.full((clips,), round(seconds * rate))
     lengths[1:] = round(seconds * (1 - assumed.padding) * rate)
     longest = kind.padded_length or int(lengths.max())
@@ -88,7 +89,7 @@ def speech_batch(
     batch: Batch = {
         "input_ids": ids.masked_fill(is_speech, model.config.audio_token_id),
         "attention_mask": (place < ends + answer).long(),
-        "input_features": torch.zeros(clips, longest, size, device="meta"),
+        "input_features": torch.zeros(clips, longest, size, dtype=dtype, device="meta"),
         "input_lengths": lengths,
         "labels": torch.where((place >= ends) & (place < ends + answer), ids, IGNORE),
     }

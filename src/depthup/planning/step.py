@@ -78,7 +78,7 @@ def measure(
     """
     mode = next(model.parameters()).fake_mode
     with mode:
-        batch = {k: torch.empty(v.shape) if v.is_meta else v for k, v in batch.items()}
+        batch = {k: torch.empty(v.shape, dtype=v.dtype) if v.is_meta else v for k, v in batch.items()}
     known = [*model.parameters(), *model.buffers(), *(v for v in batch.values() if v.is_floating_point())]
     with Meter(parts(model), known) as meter:
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):

@@ -33,7 +33,7 @@ def transcribe_batch(
     """Transcribe clips of any mix of lengths, without sampling; batches that the memory cannot hold are halved.
 
     Args:
-        audio: mono waveforms [samples] at the processor's rate.
+        audio: mono waveforms [samples] at the processor's rate, or speech tokens [T, streams].
         on_text: is told the number of a clip and its text so far whenever there is more of it, and answers whether to
             go on with that clip, whose text ends there if not. Beams say nothing before they are through.
         options: fields of `Options`.
@@ -48,7 +48,7 @@ def hear(
     model: Any, processor: Any, audio: Sequence[np.ndarray], options: Options, on_text: Optional[Partial] = None
 ) -> Iterator[tuple[int, Segment]]:
     """As `transcribe_batch`, each segment with the number of its clip, batch by batch, long clips first."""
-    seconds = [len(clip) / processor.sampling_rate for clip in audio]
+    seconds = [processor.seconds(clip) for clip in audio]
     batches = list(batches_of_like_length(seconds, options.batch_seconds or default_batch_seconds(model)))
     while batches:
         batch = batches[0]
@@ -75,7 +75,7 @@ def _hear(
     """The segments of one batch."""
     prompts = processor.prompt_batch(clips, device=str(model.device), instruction=options.instruction)
     inputs = {k: v.to(model.device) for k, v in prompts.items()}
-    seconds = [len(clip) / processor.sampling_rate for clip in clips]
+    seconds = [processor.seconds(clip) for clip in clips]
     # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
     usual = [ANSWER_TOKENS if options.instruction else 16 + math.ceil(12 * length) for length in seconds]
     limits = [options.max_new_tokens or limit for limit in usual]

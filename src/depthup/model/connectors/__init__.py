@@ -6,8 +6,13 @@ A new kind is a file with a `Connector` and a line in `CONNECTORS`.
 from depthup.model.connectors.connector import Connector, Sizes, Speech
 from depthup.model.connectors.draft import DraftConnector
 from depthup.model.connectors.frames import FramesConnector
+from depthup.model.connectors.tokens import TokensConnector
 
-CONNECTORS: dict[str, type[Connector]] = {"frames": FramesConnector, "draft": DraftConnector}
+CONNECTORS: dict[str, type[Connector]] = {
+    "frames": FramesConnector,
+    "draft": DraftConnector,
+    "tokens": TokensConnector,
+}
 """Name in a recipe's `connector.name` -> kind of connector."""
 
-__all__ = ["CONNECTORS", "Connector", "DraftConnector", "FramesConnector", "Sizes", "Speech"]
+__all__ = ["CONNECTORS", "Connector", "DraftConnector", "FramesConnector", "TokensConnector", "Sizes", "Speech"]

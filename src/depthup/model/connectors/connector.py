@@ -33,6 +33,8 @@ class Sizes:
     """Whether the encoder has a decoder that writes drafts."""
     spoken: bool = False
     """Whether transcripts are lower case without punctuation."""
+    codebook_sizes: Sequence[int] = ()
+    """Ids in each stream [streams], where the encoder gives ids [N, T, streams]."""
 
 
 @dataclass
@@ -62,6 +64,8 @@ class Connector(nn.Module):
     """Whether a recording's length alone says how many positions it takes; else what is heard in it decides."""
     teaches_encoder = True
     """Whether the LM loss reaches the encoder."""
+    of_tokens = False
+    """Whether it takes ids instead of frames."""
 
     def __init__(self, config: ConnectorConfig, sizes: Sizes) -> None:
         super().__init__()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
-from transformers import PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig
 
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
@@ -18,6 +18,7 @@ from depthup.model.encoders.parakeet import Parakeet
 from depthup.model.encoders.qwen_omni import QwenOmni
 from depthup.model.encoders.seamless import Seamless
 from depthup.model.encoders.speech_to_text import SpeechToText
+from depthup.model.encoders.tokens import Tokens
 from depthup.model.encoders.waveform import Waveform
 from depthup.model.encoders.whisper import Whisper
 
@@ -31,6 +32,7 @@ KINDS: tuple[type[EncoderKind], ...] = (
     SpeechToText,
     AudioLLM,
     QwenOmni,
+    Tokens,
 )
 BY_NAME = {name: kind for kind in KINDS for name in kind.names}
 BY_TYPE = {name: kind for kind in KINDS for name in kind.model_types}
@@ -50,6 +52,12 @@ def encoder_kind(config: EncoderConfig, hf_config: Optional[PreTrainedConfig] = 
             f"encoder {config.name}: {hf_config.model_type} models are no speech encoders here; {known} are"
         )
     return _refuse_idle(BY_TYPE[hf_config.model_type](config, hf_config))
+
+
+def kept_kind(encoder: Optional[dict[str, Any]], encoder_config: Optional[dict[str, Any]]) -> EncoderKind:
+    """The same from what a checkpoint keeps: fields of `EncoderConfig`, and a Hugging Face model's configuration."""
+    hf_config = encoder_config and AutoConfig.for_model(**encoder_config)
+    return encoder_kind(EncoderConfig(**(encoder or {})), hf_config or None)
 
 
 def _refuse_idle(kind: EncoderKind) -> EncoderKind:

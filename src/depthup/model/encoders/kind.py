@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrained
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
 from depthup.model.encoders.writer import Writer, Written
+from depthup.model.fingerprint import fingerprint
 
 SAMPLING_RATE = 16000
 UNUSED = ("masked_spec_embed",)
@@ -45,6 +46,8 @@ class EncoderKind:
     """Frames in a second of audio."""
     output_size: int
     """Numbers in a frame."""
+    codebook_sizes: Sequence[int] = ()
+    """Of a kind that gives ids instead of frames, how many there are in each stream [streams]."""
     shortest: int = 1
     """Samples that give one frame; shorter clips are padded with silence."""
     longest: Optional[int] = None
@@ -129,7 +132,7 @@ class SpeechEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, lengths: torch.Tensor, taught: bool = True
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """features [N, L, F], lengths [N] -> frames [N, T, output size], lengths [N].
+        """features [N, L, F], lengths [N] -> frames [N, T, output size] in float32 (or ids), lengths [N].
 
         Without gradients when it is frozen, or nothing in this pass is `taught` to it.
         """
@@ -140,8 +143,12 @@ class SpeechEncoder(nn.Module):
             if self.kind.leaks:
                 rows = zip(features.split(1), lengths.split(1), lengths.tolist(), strict=True)
                 clips = [self.frames(row[:, :n], length)[0] for row, length, n in rows]
-                return nn.utils.rnn.pad_sequence(clips, batch_first=True), out_lengths
-            return self.frames(features, lengths), out_lengths
+                return nn.utils.rnn.pad_sequence(clips, batch_first=True).float(), out_lengths
+            return self.frames(features, lengths).float(), out_lengths
+
+    def fingerprint(self) -> Optional[str]:
+        """A hash of frozen weights; None where they train."""
+        return None if self.kind.trains else fingerprint(self.model)
 
     def write(self, frames: torch.Tensor, lengths: torch.Tensor, temperature: float = 0.0) -> Optional[list[Written]]:
         """What the model's own decoder writes of frames [N, T, output size]; None without one."""
