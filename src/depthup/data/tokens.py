@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,8 +16,10 @@ from depthup.data.audio import read_audio
 from depthup.data.shar import TOKENIZER, TOKENS, tokenizer_of
 from depthup.errors import UserError
 from depthup.model.encoders import EncoderKind
-from depthup.model.processor import SpeechProcessor
 from depthup.speech_tokens.tokenizer import NO_ID, SpeechTokenizer
+
+if TYPE_CHECKING:
+    from depthup.model.processor import SpeechProcessor
 
 NONE = np.iinfo(np.uint16).max
 """Stands for no id; ids are kept in 16 bits."""
