@@ -9,6 +9,7 @@ sound clip read or heard after it, or beside it, is as it was. What fails stays 
 
 from __future__ import annotations
 
+import gzip
 import json
 import logging
 import signal
@@ -191,8 +192,12 @@ def manifests(examples: int, folder: Path, _: Path | None) -> None:
     kinds = {"m.jsonl": (jsonl, 0), "m.csv": (csv, 1), "m.tsv": (tsv, 1)}
     counts = {"read": 0, "refused": 0}
 
+    packed = gzip.compress("\n".join(jsonl).encode(), mtime=0)
+
     def check(drawn: tuple[str, int, list[tuple[str, int, Any]]]) -> None:
         name, number, changes = drawn
+        (folder / "current.jsonl.gz").write_bytes(mutated(packed, changes))
+        in_bounds(lambda: list(load_cuts(str(folder / "current.jsonl.gz"), DataConfig())))
         lines, header = kinds[name]
         line = mutated(lines[number].encode(), changes)
         content = b"\n".join(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -136,3 +137,30 @@ def test_a_whole_file_longer_or_shorter_than_its_header_says_is_no_clip(folder: 
         soundfile.write(folder / "long.wav", np.full(seconds * RATE, 0.1), RATE)
         with pytest.raises(UserError, match=r"3.00 s of audio where 6.00 s|more than the 6.00 s that its header"):
             read_audio(cut, RATE)
+
+
+def test_a_manifest_that_cannot_be_read_says_why(folder: Path):
+    packed = gzip.compress(b'{"audio": "long.wav", "text": "a"}\n' * 50)
+    (folder / "cut.jsonl.gz").write_bytes(packed[:-20])
+    (folder / "flipped.jsonl.gz").write_bytes(packed[:30] + bytes([packed[30] ^ 255]) + packed[31:])
+    (folder / "latin.jsonl").write_bytes('{"audio": "long.wav", "text": "caf\xe9"}'.encode("latin-1"))
+    says = {"cut.jsonl.gz": "is damaged", "flipped.jsonl.gz": "is damaged", "latin.jsonl": "is not UTF-8 text"}
+    for name, why in says.items():
+        with pytest.raises(UserError, match=f"^{folder / name}: {why}"):
+            list(load_cuts(str(folder / name), DataConfig()))
+
+
+def test_a_file_cut_short_is_no_clip_for_a_text_that_says_more(folder: Path):
+    content = (folder / "long.wav").read_bytes()
+    (folder / "long.wav").write_bytes(content[: len(content) // 2])
+    whole, part = write(folder, [{"audio": "long.wav", "text": "a"}]), [{"audio": "long.wav", "text": "a", "end": 2}]
+    (cut,) = load_cuts(whole, DataConfig())
+    with pytest.raises(UserError, match=r"is cut short: 3.00 s of the 6.00 s that it states; its text says more"):
+        read_audio(cut, RATE)
+    assert heard(write(folder, part)) == [("a", 2.0, 0.15)]
+
+
+def test_a_line_holds_nothing_that_a_terminal_would_obey(folder: Path):
+    with pytest.raises(UserError) as error:
+        load_cuts(write(folder, '{"\\u001b[2Jaudio": 5}\n'), DataConfig())
+    assert str(error.value).isprintable() and r"\x1b[2Jaudio" in str(error.value)

@@ -232,6 +232,9 @@ def evaluate(
     asr = name_given(asr) if is_given(asr) else asr
     sources: Any = [asr] if isinstance(asr, str) else asr
     _check_inputs(sources, text, tasks, text_data, data, by)
+    if output is not None:
+        with files.made(Path(output)):
+            pass
     for source in sources:
         audio = Path(output) / f"{file_name(source)}-audio" if output is not None else None
         found.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit, keep_audio=audio)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Optional
 
 from depthup import __version__
 from depthup.errors import UserError
-from depthup.options import Parser, above, add_fields, at_least, data_config
+from depthup.options import Parser, above, add_fields, at_least, data_config, in_options
 
 if TYPE_CHECKING:
     from depthup.evaluate import Evaluation
@@ -46,7 +46,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         sys.stdout.flush()
         return status
     except UserError as error:
-        print(f"depthup: {error}", file=sys.stderr)
+        print(f"depthup: {in_options(str(error)) if chosen in ('data', 'evaluate') else error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # whoever read the output, such as `head`, has enough
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # for what is flushed at the end

@@ -29,6 +29,12 @@ def _require(condition: bool, message: str) -> None:
         raise ValueError(message)
 
 
+def _at_least(section: object, name: str, **bounds: float) -> None:
+    for key, bound in bounds.items():
+        value = getattr(section, key)
+        _require(value >= bound, f"{name}.{key} must be at least {bound}, not {value}")
+
+
 @dataclass
 class EncoderConfig:
     """What turns audio into speech frames for the LLM."""
@@ -190,6 +196,7 @@ class DataConfig:
             f"data.batch_positions must be positive, not {self.batch_positions}",
         )
         _require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
+        _at_least(self, "data", num_workers=0, max_batch_clips=1, num_buckets=1, shuffle_buffer=1, min_duration=0)
         sources = 1 if isinstance(self.train, str) else len(self.train)
         if self.weights is not None:
             _require(
@@ -229,6 +236,8 @@ class AugmentConfig:
             value = getattr(self, name)
             _require(len(value) in (0, 2), f"augment.{name} needs two numbers, lowest and highest, not {value}")
         _require(all(s > 0 for s in self.speed), f"augment.speed must be positive, not {self.speed}")
+        _require(0 <= self.noise_prob <= 1, f"augment.noise_prob must lie between 0 and 1, not {self.noise_prob}")
+        _at_least(self, "augment", tilt_db=0, time_masks=0, time_mask_seconds=0, freq_masks=0, freq_mask_bins=0)
 
 
 @dataclass
@@ -303,10 +312,10 @@ class TrainConfig:
     """Trackers of the Hugging Face Trainer."""
 
     def __post_init__(self) -> None:
-        _require(self.max_steps >= 1, f"train.max_steps must be at least 1, not {self.max_steps}")
+        _at_least(self, "train", max_steps=1, learning_rate=0, weight_decay=0, warmup_steps=0, max_grad_norm=0)
+        _at_least(self, "train", gradient_accumulation_steps=1, ctc_weight=0, logging_steps=1, eval_steps=0)
+        _at_least(self, "train", eval_clips=1, save_steps=1, save_total_limit=0)
         _require(0 <= self.min_lr_rate <= 1, f"train.min_lr_rate must be from 0 to 1, not {self.min_lr_rate}")
-        _require(self.save_total_limit >= 0, f"train.save_total_limit must be at least 0, not {self.save_total_limit}")
-        _require(self.ctc_weight >= 0, f"train.ctc_weight must not be negative, not {self.ctc_weight}")
 
 
 @dataclass

@@ -23,6 +23,7 @@ log = logging.getLogger("depthup")
 
 CACHE = Path(os.environ.get("DEPTHUP_CACHE", "~/.cache/depthup")).expanduser()
 """What is kept on this machine between runs, in a folder for each kind."""
+OTHER_CACHE = "set DEPTHUP_CACHE to another place"
 PARTIAL = ".partial-"
 """Begins the name of what is being written or removed."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -74,9 +75,9 @@ def new_directory(path: Union[str, Path]) -> Path:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write UTF-8, whole or not at all."""
+    """Write UTF-8, whole or not at all; what is no text, as in some names of files, with a backslash."""
     with written_whole(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+        partial.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def write_json(path: Path, content: Any) -> None:
@@ -115,6 +116,19 @@ def disk_guard(directory: Path) -> Iterator[None]:
                 f"{directory}: no space left on the disk; what was complete is kept, free some and run the same again"
             ) from error
         raise
+
+
+@contextmanager
+def made(directory: Path, way_out: str = "choose another directory") -> Iterator[None]:
+    """Makes a directory for what is written within. Raises UserError where that cannot be."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        if not os.access(directory, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"{directory}: cannot be written to ({reason}); {way_out}") from error
 
 
 def sha256(path: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
@@ -42,6 +43,12 @@ def _bounded(bound: Number, what: str, fits: Callable[[Number], bool]) -> Callab
 
     number.__name__ = type(bound).__name__  # what argparse calls it where the text is no number
     return number
+
+
+def in_options(message: str) -> str:
+    """A line about the fields of a recipe's `data`, in the words of commands that have them as options."""
+    keys = r"\bdata\.(audio_field|text_field|ignore_field|channel|strict|language)s?\b"
+    return re.sub(keys, lambda key: "--" + key[1].replace("_", "-"), message)
 
 
 def add_fields(parser: Any) -> None:

@@ -14,7 +14,7 @@ from lhotse.audio import AudioSource
 from lhotse.cut import Cut
 from lhotse.cut.data import DataCut
 
-from depthup.data.reader import BadAudio, Channel, Source, measure, name_of, read
+from depthup.data.reader import CUT_SHORT, BadAudio, Channel, Source, measure, name_of, read
 
 log = logging.getLogger("depthup")
 
@@ -108,6 +108,8 @@ def read_audio(cut: Cut, sampling_rate: int) -> np.ndarray:
     if whole and seconds > most:
         raise BadAudio(f"{name}: has more than the {cut.duration:.2f} s that its header states; convert it again")
     for note in notes:
+        if whole and note.startswith(f"{name}: {CUT_SHORT}"):
+            raise BadAudio(f"{note}; its text says more; copy it again or leave it out")
         say_once(note)
     return samples
 

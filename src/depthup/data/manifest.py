@@ -7,6 +7,7 @@ import gzip
 import json
 import math
 import re
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,8 +50,12 @@ def rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
         with opener(path, "rt", encoding="utf-8-sig", newline="" if path.suffix == ".csv" else None) as lines:
             yield from read(lines, path)
-    except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot read the manifest ({error}); write it as UTF-8 JSON lines") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text ({error.reason}); write it as UTF-8") from error
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise UserError(f"{path}: is damaged ({error}); copy or compress it again") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be opened ({error.strerror or error}); mend that or name another") from error
 
 
 def take_audio(fields: dict[str, Any], config: DataConfig, where: str) -> str:

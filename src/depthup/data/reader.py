@@ -26,6 +26,8 @@ LOUDEST = 2.0**31
 """Largest sample; beyond it no program scales, and the squares of features overflow."""
 CANCELS = 0.1
 """Channels cancel where their mean has less than this share of the energy that unrelated channels would leave it."""
+CUT_SHORT = "is cut short"
+"""Begins the note on a file that ends before it should."""
 LEAST_CUT = 0.1
 """Seconds, and a hundredth of the whole, that a file may be shorter than it states: codecs count differently."""
 
@@ -138,9 +140,9 @@ class AudioReader:
         """Said where the file ends before it should."""
         stated, read = self.decoder.stated(), self.start + self.seconds
         if stated is not None and read < stated - max(LEAST_CUT, stated / 100):
-            self._note(f"is cut short: {read:.2f} s of the {stated:.2f} s that it states")
+            self._note(f"{CUT_SHORT}: {read:.2f} s of the {stated:.2f} s that it states")
         elif not self.decoder.ends():
-            self._note(f"is cut short: it has no end mark after its {read:.2f} s")
+            self._note(f"{CUT_SHORT}: it has no end mark after its {read:.2f} s")
 
     def _note(self, line: str) -> None:
         if line not in self.notes:

@@ -22,7 +22,6 @@ from lhotse.serialization import deserialize_item, open_best
 from lhotse.shar.readers.tar import TarIterator
 
 from depthup import files
-from depthup.errors import UserError
 
 INDEX = "index.npy"
 COMMAND = "pipe:"
@@ -80,10 +79,8 @@ def fetch_index(where: str, sha256: str) -> np.ndarray:
 
 def cached_path(name: str) -> Path:
     """Where an index is kept on this machine. Raises UserError where nothing can be."""
-    try:
-        CACHE.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{CACHE}: cannot be made ({error.strerror}); set DEPTHUP_CACHE to another place") from error
+    with files.made(CACHE, files.OTHER_CACHE):
+        pass
     return CACHE / f"{name}.npy"
 
 

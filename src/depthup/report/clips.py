@@ -13,7 +13,6 @@ from urllib.parse import quote
 import jiwer
 
 from depthup import files
-from depthup.errors import UserError
 from depthup.evaluate.results import source_name
 from depthup.evaluate.scores import AsrReport, Heard
 
@@ -32,12 +31,9 @@ def write_clips(report: AsrReport, source: str, directory: Path) -> list[Path]:
     name = file_name(source)
     ranked = sorted(report.examples, key=_badness)
     found = {f"{name}.jsonl": _lines(report, ranked), f"{name}.html": _page(report, ranked, source, directory)}
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+    with files.made(directory):
         for file, text in found.items():
             files.write_text(directory / file, text)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written to ({error.strerror}); choose another --output") from error
     return [directory / file for file in found]
 
 
@@ -95,7 +91,7 @@ def _player(clip: Heard, directory: Path) -> str:
     except ValueError:  # on another drive
         where = clip.audio
     span = f"#t={clip.start:.3f},{clip.start + clip.duration:.3f}"
-    return f'<audio controls preload="none" src="{escape(quote(where))}{span}"></audio>'
+    return f'<audio controls preload="none" src="{escape(quote(os.fsencode(where)))}{span}"></audio>'
 
 
 def _compared(clip: Heard) -> str:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Union
 
 from depthup import files
-from depthup.errors import UserError
 from depthup.report.compare import Comparison
 from depthup.report.page import page
 from depthup.report.tables import markdown
@@ -20,10 +19,7 @@ def write(comparison: Comparison, directory: Union[str, Path]) -> list[Path]:
         Path(directory) / "compare.json": json.dumps(comparison.to_dict(), ensure_ascii=False, indent=1) + "\n",
         Path(directory) / "compare.html": page(comparison),
     }
-    try:
-        Path(directory).mkdir(parents=True, exist_ok=True)
+    with files.made(Path(directory)):
         for path, text in reports.items():
             files.write_text(path, text)
-    except OSError as error:
-        raise UserError(f"{directory}: cannot be written to ({error.strerror}); choose another directory") from error
     return list(reports)
