@@ -61,7 +61,7 @@ class Decoder(Protocol):
     def channels(self) -> int: ...
 
     def blocks(self, start: float) -> Iterator[Block]:
-        """From second `start` to the true end, `BLOCK` samples at a time."""
+        """From second `start` to the true end, `BLOCK` samples at a time. Raises `Undecodable`."""
 
     def stated(self) -> float | None:
         """Seconds by the file's own word, if it gives one that can be held against what is there."""
@@ -211,7 +211,10 @@ class AvDecoder:
         seconds = float(sum(packet.duration or 0 for packet in self._packets()) * base)
         if seconds >= SHORT:
             return seconds
-        self.container.seek(0)
+        try:
+            self.container.seek(0)
+        except av.FFmpegError:
+            return seconds
         return sum(len(block) / rate for block, rate in self.blocks(0.0))
 
     def close(self) -> None:
@@ -250,8 +253,8 @@ class AvDecoder:
                 self.container.seek(origin + int((start - PREROLL) / base), stream=self.stream)
                 ahead = [frame for frame in [next(frames, None)] if frame is not None]
                 passed = float(((ahead[0].pts or 0) - origin) * base) if ahead else 0.0
-            except av.FFmpegError:  # there is no seeking in it
-                self.container.seek(0)
+            except av.FFmpegError:  # then from the beginning
+                self._rewind()
                 ahead, passed = [], 0.0
         for frame in chain(ahead, frames):
             samples, rate = _as_float(frame), frame.sample_rate
@@ -259,6 +262,12 @@ class AvDecoder:
             passed += len(samples) / rate
             if early < len(samples):
                 yield samples[early:], rate
+
+    def _rewind(self) -> None:
+        try:
+            self.container.seek(0)
+        except av.FFmpegError as error:
+            raise Undecodable(f"no place in it can be found: {_reason(error)}") from error
 
     def _packets(self) -> Iterator[av.Packet]:
         try:

@@ -93,6 +93,8 @@ class AudioReader:
                 yield samples if resampler is None else resampler.resample_chunk(samples)
             if resampler is not None:
                 yield resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+        except Undecodable as error:
+            raise BadAudio(f"{self.name}: cannot be read as audio ({error}); convert it to WAV or FLAC") from error
         finally:
             self.close()
 
