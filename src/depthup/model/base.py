@@ -16,6 +16,7 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from depthup.errors import UserError
 from depthup.model.cpu_kernels import multiplies_bfloat16
@@ -23,6 +24,10 @@ from depthup.model.packaged import fetch_base
 from depthup.model.standalone import is_standalone, read_base
 
 log = logging.getLogger("depthup")
+
+
+TEXT_PART = {r"^(model\.)?language_model\.(?!lm_head|model)": "model.", r"^language_model\.(?=lm_head|model)": ""}
+"""How weights of the LLM inside a model that also sees are named there, and how they are called alone."""
 
 
 def resolve_dtype(policy: str) -> torch.dtype:
@@ -49,9 +54,23 @@ def load_base_config(name: str, revision: Optional[str] = None) -> PreTrainedCon
         config = AutoConfig.from_pretrained(fetched(name), revision=revision)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
+    return text_config(name, config)
+
+
+def text_config(name: str, config: PreTrainedConfig) -> PreTrainedConfig:
+    """The configuration of the text LLM in `config`: of models that also see, what they read with. Raises UserError."""
     if config.model_type == "depthup":
         raise UserError(f"base {name}: is a depthup checkpoint, not a base; train from it with --init_from {name}")
-    return config
+    if getattr(config, "is_encoder_decoder", False):
+        raise UserError(f"base {name}: {config.model_type} has an encoder of its own; a base is a decoder-only LLM")
+    if getattr(config, "quantization_config", None):
+        raise UserError(
+            f"base {name}: its weights are quantised already; take the version that is not, and base_quantization"
+        )
+    text = config.get_text_config(decoder=True)
+    if type(text) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UserError(f"base {name}: transformers has no causal LM for {text.model_type} alone")
+    return text
 
 
 def load_base(
@@ -65,10 +84,15 @@ def load_base(
         log.warning("dtype bfloat16: this CPU has no instructions for it and takes some 30 times as long as in float32")
     if is_standalone(name):
         return read_base(name, dtype, **options)
+    config = load_base_config(name, revision)
+    options |= {"config": config, "key_mapping": TEXT_PART, "output_loading_info": True}
     try:
-        return AutoModelForCausalLM.from_pretrained(fetched(name), revision=revision, dtype=dtype, **options)
+        llm, found = AutoModelForCausalLM.from_pretrained(fetched(name), revision=revision, dtype=dtype, **options)
     except (OSError, ValueError) as error:
         raise UserError(_not_found(name, error)) from error
+    if missing := sorted(found["missing_keys"]):
+        raise UserError(f"base {name}: has no weights for {len(missing)} tensors, such as {missing[0]}")
+    return llm
 
 
 def load_tokenizer(name: str, revision: Optional[str] = None) -> PreTrainedTokenizerBase:

@@ -10,7 +10,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from depthup.config import Quantization, Recipe, UpscaleConfig
 from depthup.errors import UserError
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
-from depthup.model.upscale import matched_rank, placement_indices, upscaled_config
+from depthup.model.upscale import matched_rank, placement_indices
 from depthup.registration import MODEL_TYPE
 
 
@@ -123,11 +123,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
         return AutoConfig.for_model(fields.pop("model_type"), **fields)
 
     def get_text_config(self, decoder: Optional[bool] = None, encoder: Optional[bool] = None) -> PreTrainedConfig:
-        """The LLM's configuration with inserted layers counted, which is what caches are made for."""
-        if self.base_config is None:
-            return self
-        base, upscale = self.make_base_config(), self.upscale_config
-        return upscaled_config(base, upscale) if upscale else base
+        """The base's configuration, which is what caches are made for; inserted layers add their own entries."""
+        return self if self.base_config is None else self.make_base_config()
 
 
 def portable(config: dict[str, Any]) -> dict[str, Any]:

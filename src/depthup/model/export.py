@@ -16,13 +16,13 @@ from depthup.model import checkpoint
 from depthup.model.card import CARD, card, licences_of
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.hub import hub_name
+from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.layers.kind import LayerKind
 from depthup.model.loading import known_base, known_encoder
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.model.standalone import BASE, ENCODER, tensors_of
 from depthup.model.stored import read
-from depthup.model.upscale import inserted_layers
 
 PROVED_ON = 8
 """Random embeddings on which a plain model must give the logits of ours before it is written."""
@@ -137,13 +137,18 @@ def refuse_what_is_not_plain(config: SpeechLMConfig, source: Path) -> None:
 def plain_llm(model: SpeechLM, source: Path) -> PreTrainedModel:
     """The LLM of `model`, which it takes apart: each inserted layer gives way to the base's kind of layer inside it."""
     llm, decoder = model.llm, model.llm.get_decoder()
-    for layer in inserted_layers(llm):
-        if _has_window(llm, layer.layer_idx):
+    inserted = [i for i, layer in enumerate(decoder.layers) if isinstance(layer, InsertedLayer)]
+    for i in inserted:
+        if _has_window(llm, i):
             raise UserError(
-                f"{source}: is no plain LLM, its layer {layer.layer_idx} attends to everything, where the base's class "
+                f"{source}: is no plain LLM, its layer {i} attends to everything, where the base's class "
                 "gives it a window"
             )
-        decoder.layers[layer.layer_idx] = model.config.upscale_config.kind.as_base_layer(layer.block)
+        decoder.layers[i] = model.config.upscale_config.kind.as_base_layer(decoder.layers[i].block)
+    for i, layer in enumerate(decoder.layers):  # places in a cache, as in a model of that class
+        for module in layer.modules():
+            if hasattr(module, "layer_idx"):
+                module.layer_idx = i
     return llm
 
 

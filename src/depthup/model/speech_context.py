@@ -111,8 +111,8 @@ class InsertedCacheLayer(DynamicLayer):
     @classmethod
     def stand_in(cls, cache: Cache, layer_idx: int, offset: int) -> None:
         """Make it the cache's entry of inserted layer `layer_idx`; `offset` positions precede this pass."""
-        if not isinstance(cache.layers[layer_idx], cls):
-            cache.layers[layer_idx] = cls()
+        while len(cache.layers) <= layer_idx:  # caches are made for the base's layers, whose entries come first
+            cache.layers.append(cls())
         cache.layers[layer_idx].offset = offset
 
     def update(

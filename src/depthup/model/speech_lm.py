@@ -35,13 +35,14 @@ from depthup.model.encoders import encoder_kind, kept_kind, load_encoder_config
 from depthup.model.encoders.kind import SpeechEncoder
 from depthup.model.encoders.writer import frame_mask
 from depthup.model.fingerprint import fingerprint
+from depthup.model.identity import prove, reads_embeddings
 from depthup.model.positions import IGNORE, Heard, grow, with_prompts
 from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import quantize
 from depthup.model.remote_code import CodeFromPackage
 from depthup.model.speech_context import NEVER, SpeechContext, speech_start
 from depthup.model.summary import ModelSummary, summarize
-from depthup.model.upscale import insert_layers
+from depthup.model.upscale import base_config_of, insert_layers
 from depthup.registration import MODEL_TYPE
 
 CTC_SHARE = 0.3
@@ -80,14 +81,16 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.llm = llm if llm is not None else AutoModelForCausalLM.from_config(config.make_base_config())
-            hidden = self.llm.config.hidden_size
+            hidden = self.llm.get_input_embeddings().weight.shape[1]
             self.encoder = encoder or kept_kind(config.encoder, config.encoder_config).build(load_weights=False)
             self.connector = self._make_connector(hidden)
         self.base_parameters = sum(p.numel() for p in self.llm.parameters())
         upscale = config.upscale_config
         self.scope: Scope = upscale.scope if upscale else "all"
+        before = reads_embeddings(self.llm)
         if upscale:
             insert_layers(self.llm, upscale, config.seed)
+            prove(self.llm, before, self.scope, with_speech=upscale.kind.starts_as_identity)
         quantize(self.llm, config.base_quantization)  # after inserted layers have been copied from whole weights
         adapt_llm(self.llm, config.method, LoraConfig(**(config.lora or {})), config.seed)
         self.encoder.freeze()
@@ -194,6 +197,10 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
     def ctc_rate(self) -> float:
         """Outputs of the CTC head for a second of speech."""
         return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
+
+    def new_cache(self) -> DynamicCache:
+        """An empty cache for the base's layers; inserted layers that need one add their own entries."""
+        return DynamicCache(config=base_config_of(self.llm))
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -325,7 +332,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         if use_cache is None:
             use_cache = labels is None and self.llm.config.use_cache
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache(config=self.llm.config)  # made here, since the context is kept in it
+            past_key_values = self.new_cache()  # made here, since the context is kept in it
         shape = inputs_embeds
         if shape is None:
             assert input_ids is not None

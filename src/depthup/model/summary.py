@@ -8,8 +8,8 @@ from typing import Any
 from torch import nn
 
 from depthup.config import Method, Scope
+from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.quantized import count
-from depthup.model.upscale import inserted_layers
 
 
 @dataclass
@@ -51,10 +51,11 @@ def summarize(model: Any) -> ModelSummary:
     add("connector", model.connector.config.name, model.connector)
     add("embeddings", "base", embeddings)
     upscale = model.config.upscale_config
-    inserted, base_index = {layer.layer_idx for layer in inserted_layers(model.llm)}, 0
+    base_index = 0
     for i, layer in enumerate(model.llm.get_decoder().layers):
-        kind = f"inserted {upscale.layer}" if upscale and i in inserted else f"base layer {base_index}"
-        base_index += i not in inserted
+        inserted = isinstance(layer, InsertedLayer)
+        kind = f"inserted {upscale.layer}" if upscale and inserted else f"base layer {base_index}"
+        base_index += not inserted
         add(f"layer {i}", kind, layer)
     if head.weight is not embeddings.weight:
         add("LM head", "base", head)

@@ -14,8 +14,12 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from depthup.config import UpscaleConfig
 from depthup.errors import UserError
+from depthup.model.layers.base_parts import attention_of
 from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.layers.kind import Place
+
+LAYER_TYPES = ("layers_block_type", "layer_types")
+"""Fields of configurations that say what each layer is."""
 
 
 def placement_indices(config: UpscaleConfig, num_base_layers: int) -> list[int]:
@@ -59,9 +63,19 @@ def upscaled_config(base: PreTrainedConfig, upscale: UpscaleConfig) -> PreTraine
     config = copy.deepcopy(base)
     indices = placement_indices(upscale, base.num_hidden_layers)
     config.num_hidden_layers = base.num_hidden_layers + len(indices)
-    if getattr(base, "layer_types", None):
-        config.layer_types = [kind for i, kind in enumerate(base.layer_types) for _ in range(1 + indices.count(i))]
+    for name in LAYER_TYPES:
+        if kinds := getattr(base, name, None):
+            _set(config, name, [kind for i, kind in enumerate(kinds) for _ in range(1 + indices.count(i))])
     return config
+
+
+def _set(config: PreTrainedConfig, name: str, kinds: list[str]) -> None:
+    """Set a field that some configurations compute from others."""
+    field = config.attribute_map.get(name, name)
+    if isinstance(getattr(type(config), field, None), property):
+        config.__class__ = type(type(config).__name__, (type(config),), {field: kinds})
+    else:
+        setattr(config, field, kinds)
 
 
 def insert_layers(llm: PreTrainedModel, upscale: UpscaleConfig, seed: int = 0) -> list[int]:
@@ -74,9 +88,12 @@ def insert_layers(llm: PreTrainedModel, upscale: UpscaleConfig, seed: int = 0) -
     layers = getattr(decoder, "layers", None)
     takes_kwargs = any(p.kind == p.VAR_KEYWORD for p in inspect.signature(decoder.forward).parameters.values())
     if not isinstance(layers, nn.ModuleList) or not takes_kwargs:
-        raise UserError(f"base model {type(llm).__name__}: its decoder hands no arguments on to a list of layers")
-    config = upscaled_config(llm.config, upscale)
-    indices = placement_indices(upscale, len(layers))
+        raise UserError(f"base {type(llm).__name__}: its decoder hands no arguments on to a list of layers")
+    if not any(attention_of(layer) for layer in layers):
+        raise UserError(f"base {type(llm).__name__}: none of its layers has attention, which inserted layers need")
+    base_config, indices = llm.config, placement_indices(upscale, len(layers))
+    config = upscaled_config(base_config, upscale)
+    _set_config(llm, config)  # first, since copies share it
     weight = next(layers.parameters())
     new_layers: list[nn.Module] = []
     inserted: list[int] = []
@@ -85,43 +102,42 @@ def insert_layers(llm: PreTrainedModel, upscale: UpscaleConfig, seed: int = 0) -
         for i, base_layer in enumerate(layers):
             new_layers.append(base_layer)
             for _ in range(indices.count(i)):
-                place = Place(base_layer, config, len(new_layers), causal=upscale.scope != "speech")
+                cached_at = len(layers) + len(inserted)
+                place = Place(base_layer, config, cached_at, upscale.scope != "speech", layers)
                 block = upscale.kind.build(place).to(weight.device, weight.dtype)
                 inserted.append(len(new_layers))
-                new_layers.append(InsertedLayer(block, len(new_layers), upscale.scope))
-    _set_layers(llm, nn.ModuleList(new_layers), config)
+                new_layers.append(InsertedLayer(block, cached_at, upscale.scope))
+    decoder.layers = nn.ModuleList(new_layers)
+    llm.base_config = base_config  # what caches are made for, and what the base alone counts
     return inserted
 
 
 @contextmanager
 def without_inserted(llm: PreTrainedModel) -> Iterator[None]:
     """Within it the base's own layers stand alone, and its configuration counts no others."""
-    layers, config = llm.get_decoder().layers, llm.config
-    own = [i for i, layer in enumerate(layers) if not isinstance(layer, InsertedLayer)]
-    base_config = copy.deepcopy(config)
-    base_config.num_hidden_layers = len(own)
-    if getattr(config, "layer_types", None):
-        base_config.layer_types = [config.layer_types[i] for i in own]
-    _set_layers(llm, nn.ModuleList(layers[i] for i in own), base_config)
+    decoder, layers, config = llm.get_decoder(), llm.get_decoder().layers, llm.config
+    own = base_config_of(llm)
+    own._attn_implementation = config._attn_implementation
+    decoder.layers = nn.ModuleList(layer for layer in layers if not isinstance(layer, InsertedLayer))
+    _set_config(llm, own)
     try:
         yield
     finally:
-        _set_layers(llm, layers, config)
+        decoder.layers = layers
+        _set_config(llm, config)
 
 
-def _set_layers(llm: PreTrainedModel, layers: nn.ModuleList, config: PreTrainedConfig) -> None:
-    decoder = llm.get_decoder()
-    decoder.layers = layers
-    for i, layer in enumerate(layers):
-        _set_layer_idx(layer, i)
-    for module in (llm, decoder):
-        module.config = config
+def base_config_of(llm: PreTrainedModel) -> PreTrainedConfig:
+    """The configuration of an LLM without inserted layers."""
+    return getattr(llm, "base_config", llm.config)
 
 
-def _set_layer_idx(layer: nn.Module, index: int) -> None:
-    for module in layer.modules():
-        if hasattr(module, "layer_idx"):
-            module.layer_idx = index
+def _set_config(llm: PreTrainedModel, config: PreTrainedConfig) -> None:
+    """Give `config` to all modules that share the LLM's, so that what is set in it later reaches them."""
+    old = llm.config
+    for module in llm.modules():
+        if getattr(module, "config", None) is old:
+            module.config = config
 
 
 def inserted_layers(llm: PreTrainedModel) -> list[InsertedLayer]:
@@ -131,7 +147,8 @@ def inserted_layers(llm: PreTrainedModel) -> list[InsertedLayer]:
 
 def base_linears(llm: PreTrainedModel) -> list[str]:
     """Names, within the decoder, of the linears in the base's own layers."""
-    inserted = tuple(f"layers.{layer.layer_idx}." for layer in inserted_layers(llm))
+    layers = llm.get_decoder().layers
+    inserted = tuple(f"layers.{i}." for i, layer in enumerate(layers) if isinstance(layer, InsertedLayer))
     return [
         name
         for name, module in llm.get_decoder().named_modules()

@@ -6,7 +6,7 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, DynamicLayer
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from depthup.model.connectors import Speech
 from depthup.model.speech_context import NEVER, InsertedCacheLayer
@@ -18,7 +18,7 @@ class CachedLLM:
     def __init__(self, model: Any, inputs: dict[str, torch.Tensor], with_ctc: bool) -> None:
         """Run the prompts `inputs`; with `with_ctc` what the CTC head says of their speech is in `speech` too."""
         self.model, self.passes = model, 0
-        self.cache = DynamicCache(config=model.llm.config)
+        self.cache = model.new_cache()
         self.speech: Optional[Speech] = None
         if "input_features" in inputs:
             heard = model.hear(**inputs, with_ctc=with_ctc)

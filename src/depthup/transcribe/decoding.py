@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import torch
-from transformers.cache_utils import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from depthup.transcribe.cached_llm import CachedLLM
 
@@ -44,11 +44,12 @@ def is_greedy(model: Any) -> bool:
 def can_draft(model: Any) -> bool:
     """Whether `decode` may be given guesses: a CTC head makes them, and positions in the cache can be masked.
 
-    Causal inserted layers keep inputs of convolutions, and sliding windows count positions: neither allows holes.
+    Causal inserted layers keep inputs of convolutions, sliding windows count positions, and what is recurrent has taken
+    in a rejected token for good: none of them allows holes.
     """
     holes = model.config.upscale is None or model.scope == "speech"
-    sliding = any(DynamicCache(config=model.llm.config).is_sliding)
-    return model.ctc_head is not None and holes and not sliding
+    by_column = all(type(layer) is DynamicLayer for layer in model.new_cache().layers)
+    return model.ctc_head is not None and holes and by_column
 
 
 @torch.inference_mode()

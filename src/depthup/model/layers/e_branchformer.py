@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from depthup.model.layers import base_parts
 from depthup.model.layers.depthwise_conv import depthwise_conv
 from depthup.model.layers.kind import LayerKind, Place, View, attend_freely, copied, last_linear, zero_
 
@@ -44,6 +45,10 @@ class EBranchformer(LayerKind):
         if self.cgmlp_width is not None and self.cgmlp_width % 2:
             raise ValueError(f"{NAME}.cgmlp_width must be even, not {self.cgmlp_width}")
 
+    @property
+    def starts_as_identity(self) -> bool:
+        return self.init != "random_merge" or self.width is not None
+
     def build(self, place: Place) -> nn.Module:
         return EBranchformerBlock(self, place)
 
@@ -58,34 +63,33 @@ class EBranchformerBlock(nn.Module):
 
     def __init__(self, config: EBranchformer, place: Place) -> None:
         super().__init__()
-        hidden, inner = place.llm_config.hidden_size, place.llm_config.intermediate_size
+        hidden, inner = place.llm_config.hidden_size, base_parts.inner_width(place.llm_config)
         width = config.width or hidden
         feed_forward_width = config.feed_forward_width or round(inner * width / hidden)
         self.projected = width != hidden
         random = config.init == "random"
 
-        def norm(*names: str) -> nn.Module:
-            """As the first of these of the base layer."""
-            found = [getattr(place.below, name) for name in names if hasattr(place.below, name)]
-            return nn.RMSNorm(width, eps=1e-6) if self.projected or not found else copied(found[0])
+        def norm(of_base: Optional[nn.Module] = None) -> nn.Module:
+            return nn.RMSNorm(width, eps=1e-6) if self.projected or of_base is None else copied(of_base)
 
-        self.norm_mha = norm("input_layernorm")
+        self.norm_mha = norm(base_parts.norm_before_attention(place.below))
         if self.projected:
             from depthup.model.layers.attention import SelfAttention  # needs more than torch
 
             self.attn: Any = SelfAttention(width, place.llm_config)
         else:
-            self.attn = copied(place.below.self_attn, random)
+            self.attn = copied(base_parts.nearest_attention(place), random)
         attend_freely(self.attn, place)
-        self.norm_mlp = norm("input_layernorm")
+        self.norm_mlp = norm(base_parts.norm_before_attention(place.below))
         self.cgmlp = ConvolutionalGatingMLP(width, config.cgmlp_width or width, config.kernel_size, config.dropout)
         self.depthwise_conv_fusion = DepthwiseConv(2 * width, config.kernel_size)
         self.merge_proj = nn.Linear(2 * width, width)
-        self.norm_ff = norm("pre_feedforward_layernorm", "post_attention_layernorm")
-        if self.projected or feed_forward_width != inner:
+        self.norm_ff = norm(base_parts.norm_before_feed_forward(place.below))
+        dense = base_parts.dense_feed_forward_of(place.below, width)
+        if dense is None or feed_forward_width != inner:
             self.feed_forward: nn.Module = FeedForward(width, feed_forward_width, config.dropout)
         else:
-            self.feed_forward = copied(place.below.mlp, random)
+            self.feed_forward = copied(dense, random)
         self.dropout = nn.Dropout(config.dropout)
         zero_(self.depthwise_conv_fusion.conv)
         if config.init != "random_merge":
@@ -108,13 +112,7 @@ class EBranchformerBlock(nn.Module):
 
     def encode(self, x: torch.Tensor, view: View) -> torch.Tensor:
         """[N, L, width] -> [N, L, width]."""
-        attended = self.attn(
-            hidden_states=self.norm_mha(x),
-            attention_mask=view.attention_mask,
-            position_ids=view.position_ids,
-            position_embeddings=view.position_embeddings,
-            past_key_values=view.cache,
-        )[0]
+        attended = base_parts.attend(self.attn, self.norm_mha(x), view)
         x = x + view.at_speech(self._merge, self.dropout(attended), x)
         return x + self.dropout(self.feed_forward(self.norm_ff(x)))
 

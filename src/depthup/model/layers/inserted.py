@@ -21,10 +21,13 @@ class InsertedLayer(GradientCheckpointingLayer):
     """
 
     def __init__(self, block: nn.Module, layer_idx: int, scope: Scope) -> None:
+        """`layer_idx`: its place in a cache."""
         super().__init__()
         self.block = block
         self.layer_idx = layer_idx
         self.scope = scope
+        self.in_tuple = False
+        """Whether the base's layers return tuples, as Falcon-H1's do."""
 
     def forward(
         self,
@@ -35,11 +38,27 @@ class InsertedLayer(GradientCheckpointingLayer):
         position_embeddings: Optional[tuple[torch.Tensor, torch.Tensor]] = None,
         speech: Optional[SpeechContext] = None,
         **kwargs: Any,
+    ) -> torch.Tensor | tuple[torch.Tensor]:
+        changed = self._changed(
+            hidden_states, position_ids, past_key_values, position_embeddings, speech=speech, **kwargs
+        )
+        return (changed,) if self.in_tuple else changed
+
+    def _changed(
+        self,
+        hidden_states: torch.Tensor,
+        position_ids: Optional[torch.Tensor],
+        past_key_values: Optional[Cache],
+        position_embeddings: Optional[tuple[torch.Tensor, torch.Tensor]],
+        speech: Optional[SpeechContext],
+        **kwargs: Any,
     ) -> torch.Tensor:
         if speech is None:
             if self.scope == "all":
                 raise RuntimeError("with scope `all` the LLM runs inside its SpeechLM, which says what is padding")
             return hidden_states
+        if past_key_values is None:
+            past_key_values = kwargs.pop("layer_past", None)  # GPT-NeoX's name for it
         batch, length = hidden_states.shape[:2]
         if position_ids is None:
             position_ids = torch.arange(speech.offset, speech.offset + length, device=hidden_states.device)[None]

@@ -6,7 +6,7 @@ Imports torch alone, since the recipe's options are made of the kinds.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Optional
 
@@ -27,11 +27,13 @@ class Place:
     below: Any
     """The base layer that it follows."""
     llm_config: PreTrainedConfig
-    """The base's configuration, with inserted layers counted."""
+    """The base's configuration, with inserted layers counted; all layers share it."""
     layer_idx: int
-    """Its index among all layers, which is its place in a cache."""
+    """Its place in a cache: behind those of all base layers, which keep theirs."""
     causal: bool
     """Whether attention looks back only; else it looks both ways within a span of speech."""
+    base_layers: Sequence[Any] = ()
+    """All layers of the base."""
 
 
 @dataclass
@@ -41,6 +43,11 @@ class LayerKind:
     def build(self, place: Place) -> nn.Module:
         """A layer that maps `layer(states, view)`, [N, L, D], to [N, L, D], and starts as the identity."""
         raise NotImplementedError
+
+    @property
+    def starts_as_identity(self) -> bool:
+        """Whether speech too passes through a new layer unchanged."""
+        return True
 
     @staticmethod
     def as_base_layer(layer: nn.Module) -> Optional[nn.Module]:
@@ -73,8 +80,12 @@ class View:
 
 
 def copied(module: nn.Module, random: bool = False) -> nn.Module:
-    """A copy of a base's module, its linear layers with the same weights or with random ones."""
-    module = copy.deepcopy(module)
+    """A copy of a base's module, its linear layers with the same weights or with random ones.
+
+    It shares the base's configuration, so that a kernel that is chosen later is chosen for it too.
+    """
+    configs = [part.config for part in module.modules() if hasattr(part, "config")]
+    module = copy.deepcopy(module, {id(config): config for config in configs})
     for linear in module.modules():
         if random and isinstance(linear, nn.Linear):
             linear.reset_parameters()

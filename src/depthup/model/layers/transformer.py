@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from depthup.errors import UserError
+from depthup.model.layers import base_parts
 from depthup.model.layers.kind import LayerKind, Place, View, attend_freely, copied, last_linear, zero_
 
 
@@ -33,9 +35,16 @@ class TransformerBlock(nn.Module):
     def __init__(self, place: Place, random: bool) -> None:
         super().__init__()
         self.layer = copied(place.below, random)
-        attend_freely(self.layer.self_attn, place)
-        zero_(last_linear(self.layer.self_attn))
-        zero_(last_linear(self.layer.mlp))
+        attention = base_parts.attention_of(self.layer)
+        feed_forward = base_parts.dense_feed_forward_of(self.layer, place.llm_config.hidden_size)
+        if attention is None or feed_forward is None:
+            raise UserError(
+                f"upscale.layer transformer: the base's {type(place.below).__name__} is no attention "
+                "and one feed-forward, so a copy of it cannot start as the identity; use e_branchformer"
+            )
+        attend_freely(attention, place)
+        zero_(last_linear(attention))
+        zero_(last_linear(feed_forward))
 
     def forward(self, states: torch.Tensor, view: View) -> torch.Tensor:
         self.layer.gradient_checkpointing = False  # the inserted layer around it recomputes already
@@ -43,8 +52,8 @@ class TransformerBlock(nn.Module):
             states,
             attention_mask=view.attention_mask,
             position_ids=view.position_ids,
-            past_key_values=view.cache,
             position_embeddings=view.position_embeddings,
+            **{base_parts.cache_argument(type(self.layer)): view.cache},
             **view.kwargs,
         )
         return output[0] if isinstance(output, tuple) else output
