@@ -153,10 +153,16 @@ def data(words: list[str]) -> int:
     )
     parser.epilog = "example: depthup data train.jsonl --output shards/train; depthup data --verify shards/train"
     add = parser.add_argument
-    add("sources", nargs="*", metavar="SOURCE", help="JSONL, CSV, Lhotse cuts or supervisions, Shar, or dataset:split")
+    add(
+        "sources",
+        nargs="*",
+        metavar="SOURCE",
+        help="manifest, table, folder, Lhotse cuts or supervisions, Shar, dataset:split",
+    )
     add("--output", metavar="DIR", help="new directory for the shards")
     add("--tokenizer", metavar="DIR", help="speech tokenizer whose tokens are written instead of audio")
     add("--verify", metavar="DIR", help="compare shards with their checksums, and name those that are damaged")
+    add("--look", metavar="PAGE", help="write an HTML page about one SOURCE: hours, speakers, odd transcripts, clips")
     add("--shard-clips", type=at_least(1), default=1000, help="clips per shard (default %(default)s)")
     add(
         "--num-workers",
@@ -167,8 +173,15 @@ def data(words: list[str]) -> int:
     add("--sampling-rate", type=at_least(0), default=16000, help="Hz (default %(default)s); 0 keeps each clip's own")
     add_fields(parser)
     options = parser.parse_args(words)
-    if bool(options.verify) == bool(options.sources) or bool(options.sources) != bool(options.output):
-        raise UserError("data: give SOURCE... and --output DIR, or --verify DIR")
+    if options.look and len(options.sources) == 1 and not (options.output or options.verify):
+        from depthup.report.look import look_at, write_look
+
+        found = look_at(options.sources[0], data_config(options))
+        write_look(found, Path(options.look), data_config(options))
+        print(f"{len(found.seconds)} clips, {found.hours:.2f} hours, {len(found.odd)} suspicious: {options.look}")
+        return 0
+    if options.look or bool(options.verify) == bool(options.sources) or bool(options.sources) != bool(options.output):
+        raise UserError("data: give SOURCE... and --output DIR, one SOURCE and --look PAGE, or --verify DIR")
     from depthup.data.shards import make_shards, verify_shards
 
     if options.verify:

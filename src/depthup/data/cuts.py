@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +25,15 @@ from lhotse.serialization import deserialize_item
 from depthup import files
 from depthup.config import DataConfig
 from depthup.data.audio import audio_duration, audio_file, make_cut
+from depthup.data.folders import find_layout
 from depthup.data.given import PREFIX, Given, encoded, find_given
 from depthup.data.manifest import CHANNELS, SUFFIXES, Stretch, rows, take_audio, take_stretch
 from depthup.data.mixing import Source, Sources
 from depthup.data.shar import is_shar, open_shar
 from depthup.data.spool import Spool
 from depthup.errors import UserError
+
+log = logging.getLogger("depthup")
 
 Texts = Literal["words", "any", "unchecked"]
 # What `datasets` calls an audiofolder: a table beside the recordings, with their paths in `file_name`.
@@ -45,7 +49,8 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, texts: Text
 
     Sources: a JSONL manifest or CSV table (`audio`, relative to the manifest, `text`, optional `start`, `duration`,
     `end`, `channel`, `speaker`, `language`, or NeMo's and Kaldi's names of these; other fields go into
-    `supervision.custom`), a Lhotse cut manifest or Shar directory, Lhotse supervisions with the recordings beside them,
+    `supervision.custom`), a folder in one of `depthup.data.folders.LAYOUTS`, a Lhotse cut manifest or Shar directory,
+    Lhotse supervisions with the recordings beside them,
     what `depthup data` wrote, here or elsewhere (see `depthup.data.shar.open_shar`), a Hugging Face dataset
     (`name:split`, `owner/name:split`, `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`)
     saved by `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
@@ -81,6 +86,9 @@ def _load_one(source: str, config: DataConfig, texts: Texts) -> Source:
         return _given_cuts(find_given(source), source, config, texts)
     if is_shar(source):
         cuts = open_shar(source, partial(_checked, where=source, texts=texts), config.strict)
+    elif (layout := find_layout(path)) is not None:
+        log.warning("%s: %s", source, layout.told())
+        cuts = RowCuts(layout.rows, source, replace(config, audio_field="audio", text_field="text"), texts)
     elif path.is_file():
         if not path.name.endswith(SUFFIXES):
             raise UserError(f"{source}: not a manifest; give a .jsonl file with one clip a line")
