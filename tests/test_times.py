@@ -109,3 +109,11 @@ def test_what_cannot_be_compared_is_only_looked_at_for_loops():
 def test_difference_knows_neither_case_nor_punctuation_nor_spaces():
     assert difference("It's 5 O'clock!", "its 5 oclock") == 0
     assert difference("abcd", "efgh") == 1 and difference("", "") == 0
+
+
+def test_a_long_text_is_aligned_as_a_short_one():
+    text = " ".join(["word"] * 60)
+    path = spelled_path(text, gap=1, hold=2)
+    words = align_words(text, log_probs_of(path), 0.02)
+    assert len(words) == 60
+    assert [round(w.start / 0.02) for w in words] == [3 * 5 * n + 1 for n in range(60)]

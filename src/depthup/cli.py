@@ -615,7 +615,11 @@ def _load(options: argparse.Namespace) -> Any:
 
 
 def doctor(words: list[str]) -> int:
-    parser = _parser("doctor", "What this machine can do: memory, number formats, GPU, recordings, the model hub.")
+    parser = _parser(
+        "doctor",
+        "Say what this machine can do: memory, number formats, GPU, kinds of recordings, voice activity, extras, and the\n"
+        "model hub; and what would make it do more.",
+    )
     parser.parse_args(words)
 
     _quiet()

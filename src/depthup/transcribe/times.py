@@ -69,7 +69,7 @@ def align(labels: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.nda
             starts[label] = t
             ends[label] = ends[label] or t + 1
             scores[label] = max(scores[label], emitted[t, state])
-        state -= steps[t, state]
+        state -= int(steps[t, state])
     return starts, ends, scores
 
 
