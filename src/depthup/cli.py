@@ -617,8 +617,8 @@ def _load(options: argparse.Namespace) -> Any:
 def doctor(words: list[str]) -> int:
     parser = _parser(
         "doctor",
-        "Say what this machine can do: memory, number formats, GPU, kinds of recordings, voice activity, extras, and the\n"
-        "model hub; and what would make it do more.",
+        "Say what this machine can do: memory, number formats, GPU, kinds of recordings, voice activity, extras, and\n"
+        "the model hub; and what would make it do more.",
     )
     parser.parse_args(words)
 
