@@ -115,7 +115,8 @@ def test_transcribe_and_evaluate(trained, capsys, monkeypatch):
     capsys.readouterr()
     assert main(["evaluate", str(run), "--asr", str(audio / "manifest.jsonl"), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert set(result) == {"wer", "cer", "counts", "interval", "groups", "drift", "asr", "tasks", "instructions"}
+    speech = {"wer", "cer", "counts", "interval", "interval_over", "languages", "groups"}
+    assert set(result) == speech | {"drift", "asr", "tasks", "instructions"}
     kept = json.loads((run / "evaluation.json").read_text())
     assert kept["asr"]["audio/manifest"]["wer"] == result["wer"]
     assert set(result["groups"]["speaker"]["values"]) == {"a", "b"}

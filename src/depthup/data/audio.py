@@ -95,7 +95,9 @@ def read_audio(cut: Cut, sampling_rate: int) -> np.ndarray:
         raise BadAudio(f"{name}: the clip has zero duration; leave it out of the manifest")
     if not isinstance(cut, DataCut) or (source := _readable(cut)) is None:
         return _read_with_lhotse(cut, name, sampling_rate)
-    whole = cut.recording is not None and not cut.recording.num_samples
+    known = cut.recording
+    # Not a part that was cut out of it later.
+    whole = known is not None and not known.num_samples and cut.end >= known.duration - 1 / sampling_rate
     most = (1 + MOST_MISSING) * cut.duration + MOST_MISSING
     duration = 2 * most if whole else cut.duration
     samples, notes = read(source, sampling_rate, cut.start, duration, _channel(cut), name)
