@@ -120,6 +120,9 @@ def test_unknown_arguments_are_refused(tmp_path):
     _, checkpoint = saved(tmp_path)
     with pytest.raises(TypeError, match="unknown arguments low_cpu, nonsense"):
         depthup.SpeechLM.from_pretrained(checkpoint, nonsense=1, low_cpu=True)
+    model = depthup.SpeechLM.from_pretrained(checkpoint)
+    with pytest.raises(TypeError, match="unknown arguments max_shard"):
+        model.save_pretrained(tmp_path / "again", max_shard=1)
     kernel = depthup.SpeechLM.from_pretrained(checkpoint, attn_implementation="eager").llm.config._attn_implementation
     assert kernel == "eager"
 

@@ -53,7 +53,7 @@ log = logging.getLogger("depthup")
 def load(
     path: Union[str, Path], encoder: Optional[str] = None, codec: Optional[str] = None, **kwargs: Any
 ) -> tuple[SpeechLM, SpeechProcessor]:
-    """A checkpoint's model, on the GPU where there is one, and its processor.
+    """A checkpoint's model, on the GPU where there is one and no `device_map` says otherwise, and its processor.
 
     Args:
         encoder, codec: where audio encoder and neural codec stand now, if they have moved.
@@ -62,13 +62,13 @@ def load(
     Raises UserError.
     """
     directory = checkpoint.find(path)
-    model = SpeechLM.from_pretrained(directory, encoder=encoder, **kwargs)
+    model = SpeechLM.from_pretrained(directory, **{"device_map": default_device(), "encoder": encoder, **kwargs})
     processor = SpeechProcessor.from_pretrained(directory)
     if isinstance(processor.feature_extractor, SpeechTokenizer):
         processor.feature_extractor.move(encoder, codec)
     elif codec:
         raise UserError(f"{directory}: hears without a neural codec; leave --codec out")
-    return model.to(default_device()), processor
+    return model, processor
 
 
 def default_device() -> torch.device:

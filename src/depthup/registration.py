@@ -28,11 +28,16 @@ class _StandIn(type):
         return getattr(cls._real(), attribute)
 
     def _real(cls) -> Any:
-        import_module("depthup.model.speech_lm")  # registers all classes that go together
-        return getattr(import_module("depthup"), cls.__name__)
+        return getattr(import_module(cls.__module__), cls.__name__)
 
 
-_CONFIG, _PROCESSOR = (_StandIn(name, (), {"__module__": "depthup"}) for name in ("SpeechLMConfig", "SpeechProcessor"))
+def _stand_in(module: str, name: str) -> Any:
+    return _StandIn(name, (), {"__module__": module})
+
+
+# This module registers all classes that go together.
+_CONFIG, _PROCESSOR = (_stand_in("depthup.model.speech_lm", name) for name in ("SpeechLMConfig", "SpeechProcessor"))
+_PIPELINE = _stand_in("depthup.transcribe.pipeline", "ForAnyModel")
 
 
 def _tell_config(auto: ModuleType) -> None:
@@ -44,7 +49,7 @@ def _tell_processor(auto: ModuleType) -> None:
 
 
 def _tell_pipelines(pipelines: ModuleType) -> None:
-    pipelines.SUPPORTED_TASKS["automatic-speech-recognition"]["impl"] = "depthup.transcribe.pipeline.ForAnyModel"
+    pipelines.SUPPORTED_TASKS["automatic-speech-recognition"]["impl"] = _PIPELINE
 
 
 TOLD: dict[str, Callable[[ModuleType], None]] = {

@@ -70,7 +70,14 @@ class Checkpointed:
             is_main_process: other processes write nothing.
             state_dict: tensors to take instead of the model's own.
             push_to_hub: upload the directory too; `kwargs` go to `push_to_hub`.
+
+        Raises TypeError for unknown arguments.
         """
+        unknown = (
+            set() if push_to_hub else kwargs.keys() - {"save_function"}
+        )  # accelerate's, for files of other formats
+        if unknown:
+            raise TypeError(f"SpeechLM.save_pretrained: unknown arguments {', '.join(sorted(unknown))}")
         if not is_main_process:
             return
         tensors = state_dict and {name: state_dict[name] for name in checkpoint.trained_tensors(self._model)}

@@ -157,7 +157,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         feature_transform: Optional[FeatureTransform] = None,
         device: str = "cpu",
         padding: Union[bool, str] = True,
-        return_tensors: str = "pt",
+        return_tensors: Optional[str] = "pt",
         images: None = None,
         videos: None = None,
     ) -> BatchFeature:
@@ -176,7 +176,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         Returns input_ids and attention_mask [B, T], and where there is audio input_features [N, L, F] and
         input_lengths [N]. Raises ValueError when markers and clips or sampling rates do not match.
         """
-        if images is not None or videos is not None or padding not in (True, "longest") or return_tensors != "pt":
+        other = padding not in (True, "longest") or return_tensors not in ("pt", None)
+        if images is not None or videos is not None or other:
             raise ValueError('SpeechProcessor takes text and audio, padding=True and return_tensors="pt"')
         clips = self._clips(audio, sampling_rate)
         texts = [text] if isinstance(text, str) else [self.prompt] * len(clips) if text is None else list(text)
