@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from base_checks import case_of, faults
+from base_checks import LONG, SHORT, case_of, faults
 from small_run import save_base, save_recipe
+from tiny import inputs_of
 from tiny_families import FAMILIES, make_base
 from transformers import AutoConfig, AutoModelForImageTextToText, LlamaForCausalLM
 
@@ -91,3 +92,28 @@ def test_a_kernel_that_is_chosen_later_reaches_inserted_layers(tmp_path):
     model.set_attn_implementation("eager")
     used = {m.config._attn_implementation for m in model.llm.modules() if hasattr(m, "config")}
     assert used == {"eager"}
+
+
+@pytest.mark.parametrize("scope", ["speech", "from_speech", "all"])
+def test_eager_and_static_caches_generate_the_same_in_every_scope(scope):
+    case = case_of("Gemma 3", scope=scope)
+    inputs = inputs_of([SHORT, LONG], "left")
+    options = {"max_new_tokens": 5, "do_sample": False}
+    found = []
+    for kernel in ("sdpa", "eager"):
+        case.model.set_attn_implementation(kernel)
+        found.append(case.model.generate(**inputs, **options))
+    found.append(case.model.generate(**inputs, **options, cache_implementation="static", disable_compile=True))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[1], found[2])
+
+
+@pytest.mark.parametrize("scope", ["speech", "from_speech", "all"])
+def test_a_second_recording_over_a_kept_cache_is_as_both_at_once(scope):
+    case = case_of("Llama", scope=scope)
+    first, second = inputs_of([SHORT]), inputs_of([[*SHORT, *LONG]])
+    options = {"max_new_tokens": 4, "do_sample": False}
+    cache = case.model.new_cache()
+    with torch.no_grad():
+        case.model(**first, past_key_values=cache)
+        kept = case.model.generate(**second, **options, past_key_values=cache)
+        assert torch.equal(kept, case.model.generate(**second, **options))

@@ -49,29 +49,55 @@ class SpeechContext:
             config: the base's configuration, for the kind of attention kernel.
         """
         batch, length = embeds.shape[:2]
-        offset = cache.get_seq_length() if cache is not None else 0
+        offset = int(cache.get_seq_length()) if cache is not None else 0
+        if attention_mask is not None and attention_mask.ndim != 2 and scope != "speech":
+            raise ValueError(f"scope {scope}: give attention_mask as [B, cached + T], 1 where a position is real")
         spans = Spans.find(speech_ids) if speech_ids is not None else None
         start = speech_start(speech_ids, cache, offset, batch, embeds.device)
         if scope == "speech":
             return cls(scope, _seeing_both_ways(spans, embeds, config), None, None, offset)
         if scope == "all":
             start = torch.zeros_like(start)
+        elif not _has_heard(spans, cache):
+            return cls(scope, spans, None, None, offset)
         columns = torch.arange(offset + length, device=embeds.device)
         exists = columns >= start[:, None]
         keys = exists if attention_mask is None else exists & attention_mask.bool()
         active = keys[:, offset:]
-        if not bool(active.any()):
-            return cls(scope, spans, None, None, offset)
         # A row without speech keeps its own keys: its output is discarded, and a softmax over nothing is not a number.
         own = torch.ones_like(keys) if attention_mask is None else attention_mask.bool()
         keys = torch.where((start == NEVER)[:, None], own, keys)
         mask = create_causal_mask(
             config=config,
             inputs_embeds=embeds,
-            attention_mask=None if bool(keys.all()) else keys.long(),
-            past_key_values=cache,
+            attention_mask=None if not offset and bool(keys.all()) else keys.long(),  # no wait for a GPU at each token
+            past_key_values=_Seen(offset),  # type: ignore[arg-type]
         )
         return cls(scope, spans, active, mask, offset)
+
+
+class _Seen:
+    """What a mask asks of a cache: inserted layers see all that came before, whatever window the base's layers have."""
+
+    is_sliding = [False]
+    is_compileable = False
+
+    def __init__(self, positions: int) -> None:
+        self.positions = positions
+
+    def get_query_offset(self, layer_idx: int = 0) -> int:
+        return self.positions
+
+    def get_mask_sizes(self, query_length: int, layer_idx: int) -> tuple[int, int]:
+        return self.positions + query_length, 0
+
+
+def _has_heard(spans: Optional[Spans], cache: Optional[Cache]) -> bool:
+    """Whether there is speech in this pass or was in an earlier one."""
+    heard = spans is not None or getattr(cache, "has_heard", False)
+    if cache is not None:
+        cache.has_heard = heard  # type: ignore[attr-defined]
+    return heard
 
 
 def _seeing_both_ways(spans: Optional[Spans], embeds: torch.Tensor, config: PreTrainedConfig) -> Optional[Spans]:

@@ -320,7 +320,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             assert ctc_labels is not None and ctc_label_lengths is not None
             loss = self.front_end_loss(input_features, input_lengths, ctc_labels, ctc_label_lengths)
             return CausalLMOutputWithPast(loss=loss)
-        if input_features is None and input_ids is not None and bool((input_ids == self.config.audio_token_id).any()):
+        if input_features is None and self._has_placeholders(input_ids, past_key_values):
             raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
         speech: Optional[Speech] = None
         with_ctc = return_ctc or bool(ctc_weight)
@@ -336,7 +336,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         shape = inputs_embeds
         if shape is None:
             assert input_ids is not None
-            shape = input_ids[..., None].expand(-1, -1, 0)
+            shape = torch.empty(*input_ids.shape, 0, dtype=self.llm.dtype, device=input_ids.device)
         context = self._context(speech_ids, shape, attention_mask, past_key_values)
         inputs = {
             "input_ids": input_ids,
@@ -359,6 +359,12 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             spelled = ctc_loss(speech.ctc_log_probs, speech.ctc_lengths, ctc_labels, ctc_label_lengths)
             loss = loss + ctc_weight * share * spelled
         return CausalLMOutputWithPast(loss=loss)
+
+    def _has_placeholders(self, input_ids: Optional[torch.Tensor], cache: Optional[Cache]) -> bool:
+        """Whether ids ask for speech; behind a cache they are generated, and no GPU is waited for to see that."""
+        if input_ids is None or (not input_ids.is_cpu and cache is not None and int(cache.get_seq_length())):
+            return False
+        return bool((input_ids == self.config.audio_token_id).any())
 
     def _context(
         self,
@@ -425,6 +431,12 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         )
         if not is_first_iteration and kwargs.get("use_cache", True):
             inputs.pop("speech_ids", None)  # the prompt's; later steps are text
+        if (speech_ids := inputs.get("speech_ids")) is not None:  # of what is not in the cache yet
+            given = inputs.get("inputs_embeds")
+            length = (inputs["input_ids"] if given is None else given).shape[1]
+            inputs["speech_ids"] = speech_ids[:, -length:]
+        if (mask := kwargs.get("attention_mask")) is not None:  # as it was given, not drawn up for a static cache
+            inputs["attention_mask"] = mask
         return inputs
 
     def summary(self) -> ModelSummary:

@@ -72,6 +72,7 @@ class CachedLLM:
             self.cache.layers[i] = _stacked(self.cache.layers[i], other.cache.layers[i], self.mask, other.mask)
         mine, others = self.cache, other.cache
         mine.speech_start = torch.cat([mine.speech_start, others.speech_start])  # type: ignore[attr-defined]
+        mine.has_heard = getattr(mine, "has_heard", False) or getattr(others, "has_heard", False)  # type: ignore[attr-defined]
         self.mask = torch.cat([self.mask, other.mask])
         self.positions = torch.cat([self.positions, other.positions])
         return True
