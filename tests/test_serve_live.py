@@ -44,7 +44,7 @@ def silence(seconds: float) -> np.ndarray:
 def over(listener: Listener, samples: np.ndarray, chunk: int = 999) -> list:
     found = []
     for start in range(0, len(samples), chunk):
-        found += [u for u in listener.feed(samples[start : start + chunk]) if u.over]
+        found += [u for u in listener.take(samples[start : start + chunk]) if u.over]
     return found
 
 

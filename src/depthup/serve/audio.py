@@ -22,7 +22,7 @@ from depthup.transcribe.voice import Vad, detector
 log = logging.getLogger("depthup")
 
 THREADS = 2
-"""Recordings that are decoded at a time; more would take the model's processor time."""
+"""Recordings that are decoded at a time, and microphones that are listened to; more would take the model's time."""
 NAME = "file"
 """What error lines call an upload: neither the client's name for it nor ours."""
 
@@ -32,15 +32,15 @@ class AudioIntake:
 
     def __init__(self, sampling_rate: int, max_seconds: float, vad: Vad = "auto") -> None:
         self.sampling_rate, self.max_seconds, self.vad = sampling_rate, max_seconds, vad
-        self._threads = anyio.CapacityLimiter(THREADS)
+        self._threads, self._live = anyio.CapacityLimiter(THREADS), anyio.CapacityLimiter(THREADS)
 
     def recording(self, file: BinaryIO, vad: Optional[Vad] = None) -> Recording:
         """An upload, in which `vad` finds speech."""
         return Recording(self, file, vad or self.vad)
 
-    async def run(self, call: Any, *arguments: Any) -> Any:
-        """A blocking call's result, in one of the threads."""
-        return await anyio.to_thread.run_sync(call, *arguments, limiter=self._threads)
+    async def run(self, call: Any, *arguments: Any, live: bool = False) -> Any:
+        """A blocking call's result, in one of the threads; what is `live` does not wait behind uploads."""
+        return await anyio.to_thread.run_sync(call, *arguments, limiter=self._live if live else self._threads)
 
 
 class Recording:

@@ -29,7 +29,7 @@ class Utterance:
 
     @property
     def samples(self) -> np.ndarray:
-        return np.concatenate(self.frames) if self.frames else np.zeros(0, np.float32)
+        return np.concatenate(list(self.frames)) if self.frames else np.zeros(0, np.float32)
 
 
 class Listener:
@@ -62,18 +62,16 @@ class Listener:
         """What has been heard so far."""
         return self.duration(self._frames)
 
-    def feed(self, samples: np.ndarray) -> Iterator[Utterance]:
+    def take(self, samples: np.ndarray) -> list[Utterance]:
         """Every utterance as it begins and, then `over`, as it ends."""
         samples = np.concatenate([self._rest, samples])
         whole = len(samples) // FRAME * FRAME
         self._rest = samples[whole:]
-        for frame in samples[:whole].reshape(-1, FRAME):
-            yield from self._take(frame)
+        return [found for frame in samples[:whole].reshape(-1, FRAME) for found in self._take(frame)]
 
-    def close(self) -> Iterator[Utterance]:
-        """The utterance that has begun, as it is."""
-        if self.current is not None:
-            yield self._end()
+    def close(self) -> list[Utterance]:
+        """The utterance that has begun, if one has, as it is."""
+        return [self._end()] if self.current is not None else []
 
     def clear(self) -> None:
         """Forget what has not been given out."""

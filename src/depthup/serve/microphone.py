@@ -49,32 +49,32 @@ class Microphone:
         self.names: dict[int, str] = {}
         self.previous: Optional[str] = None
         self.options = options
-        self.listener = Listener(service.processor.sampling_rate, *self._hearing())
+        self.listener = Listener(service.processor.sampling_rate, None, options.pause_ms / 1000)
+        self.ready = False
 
-    def apply(self, options: SessionOptions) -> None:
+    async def apply(self, options: SessionOptions) -> None:
         """Go on with these options, also with what has begun."""
-        self.options = options
-        self.listener.configure(*self._hearing())
-
-    def _hearing(self) -> tuple[Optional[Detector], float]:
-        """What hears speech, and how long a pause is in seconds."""
-        detect = detector("auto", self.service.processor.sampling_rate) if self.options.pauses else None
-        return detect, self.options.pause_ms / 1000
+        self.options, self.ready = options, True
+        rate, run = self.service.processor.sampling_rate, self.service.intake.run
+        detect: Optional[Detector] = await run(detector, "auto", rate, live=True) if options.pauses else None
+        self.listener.configure(detect, options.pause_ms / 1000)
 
     async def feed(self, samples: np.ndarray) -> None:
         await self.room.wait()
+        if not self.ready:
+            await self.apply(self.options)
         if self.listener.seconds > self.service.intake.max_seconds:
             most = f"{self.service.intake.max_seconds:g} s"
             raise ApiError(
                 413, f"the session has heard {most}, which is the most; begin another", code="session_too_long"
             )
-        for utterance in self.listener.feed(samples):
+        for utterance in await self.service.intake.run(self.listener.take, samples, live=True):
             await self._noticed(utterance)
         self.news.set()
 
     async def commit(self) -> bool:
         """End the utterance that has begun; false where there is none."""
-        ended = list(self.listener.close())
+        ended = self.listener.close()
         for utterance in ended:
             await self._noticed(utterance)
         return bool(ended)

@@ -102,19 +102,19 @@ class _Session:
             self.microphone.clear()
             await self.send("input_audio_buffer.cleared")
         elif kind in ("session.update", "transcription_session.update"):
-            self._update(event.get("session"))
+            await self._update(event.get("session"))
             await self.send("session.updated", session=self.options.told())
         else:
             raise ApiError(400, f"type: this server does not know {str(kind)[:60]!r}", "type", "unsupported_event")
 
-    def _update(self, session: Any) -> None:
+    async def _update(self, session: Any) -> None:
         options = self.options.updated(session)
         self.service.check_model(options.model)
         self.service.prompt(options.language, options.prompt)
         if self.heard and options.rate != self.options.rate:
             raise ApiError(400, "session.audio.input.format: cannot change once audio has come", "format")
         self.options = options
-        self.microphone.apply(options)
+        await self.microphone.apply(options)
 
     async def _append(self, audio: Any) -> None:
         if not isinstance(audio, str):
