@@ -213,6 +213,16 @@ def test_openais_own_client_speaks_it(server):
     assert asyncio.run(asyncio.wait_for(talk(), 30))
 
 
+@pytest.mark.parametrize("query, status", [("model=whisper-1", 404), ("intent=conversation", 400)])
+def test_a_session_of_another_kind_is_refused_before_it_begins(server, query, status):
+    async def ask():
+        async with websockets.connect(server.url.replace("http", "ws") + f"/v1/realtime?{query}"):
+            pass
+
+    with pytest.raises(websockets.InvalidStatus, match=str(status)):
+        asyncio.run(ask())
+
+
 def test_pages_of_other_origins_hear_nothing_and_the_stop_brings_the_last_words(server):
     url = server.url.replace("http", "ws") + "/v1/realtime"
 

@@ -9,6 +9,7 @@ import os
 import random
 import socket
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -137,6 +138,21 @@ def test_a_slow_upload_and_one_that_takes_too_long_end(checkpoint, monkeypatch):
                     pass
             assert answer[9:12] == b"504"
         assert server.service.active == 0
+
+
+def test_an_upload_that_breaks_off_is_no_error_of_the_server(server, caplog):
+    body, _ = form(wav(CLIP), model=MODEL)
+    kind = "Content-Type: multipart/form-data; boundary=edge"
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}\r\n"
+    host, port = server.url.removeprefix("http://").split(":")
+    counted = server.value("depthup_requests_total", route="/v1/audio/transcriptions", status="499")
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:1000])
+    end = time.monotonic() + 10
+    while server.value("depthup_requests_total", route="/v1/audio/transcriptions", status="499") == counted:
+        assert time.monotonic() < end
+        time.sleep(0.01)
+    assert not caplog.records and server.service.active == 0
 
 
 def test_a_full_disk_is_told_as_such_and_the_next_request_is_served(checkpoint, monkeypatch):

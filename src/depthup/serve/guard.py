@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import anyio
 from starlette.datastructures import Headers
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.websockets import WebSocket
 
@@ -55,6 +55,8 @@ class Guard:
                 await self._within_limits(scope, receive, answer, began)
         except ApiError as error:
             await self._refuse(scope, receive, answer, error)
+        except ClientDisconnect:
+            pass  # in the middle of its upload; there is nobody to answer
         except Exception as error:
             log.error("%s failed", scope["path"], exc_info=error)
             await self._refuse(scope, receive, answer, _foreseen(error) or crashed())

@@ -14,7 +14,7 @@ import soxr
 from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
-from depthup.serve.errors import ApiError
+from depthup.serve.errors import ApiError, unsupported
 from depthup.serve.microphone import Microphone
 from depthup.serve.service import Service, service_of
 from depthup.serve.session import SessionOptions
@@ -28,6 +28,9 @@ LAST_SECONDS = 10.0
 @router.websocket("/v1/realtime")
 async def realtime(socket: WebSocket) -> None:
     service = service_of(socket)
+    service.check_model(socket.query_params.get("model") or next(iter(service.models)))
+    if (intent := socket.query_params.get("intent", "transcription")) != "transcription":
+        raise unsupported("intent", f"only transcription is served, not {intent[:50]!r}")
     offered = socket.scope.get("subprotocols") or []
     await socket.accept(subprotocol=PROTOCOL if PROTOCOL in offered else None)
     service.microphones += 1
