@@ -1,0 +1,130 @@
+"""The page in a real browser: file and microphone, words to click, files to keep, a chat, keyboard, phone, dark."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import time
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+import soundfile
+from browser import chromium, page
+from serving import MODEL, Running, running, tiny_checkpoint, tone
+
+from depthup.data.reader import read
+from depthup.serve.app import PAGE
+from depthup.transcribe import transcribe_files
+
+if chromium() is None or importlib.util.find_spec("playwright") is None:
+    pytest.skip("needs chromium and playwright", allow_module_level=True)
+
+SECONDS = 120_000
+"""Milliseconds that a slow machine may take for a step."""
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with running(*tiny_checkpoint(tmp_path_factory.mktemp("serve"))) as found:
+        found.service.intake.vad = "auto"
+        yield found
+
+
+@pytest.fixture
+def recording(shared: Path, tmp_path: Path) -> Path:
+    """Somebody who speaks, pauses, and speaks again."""
+    manifest = shared / "speech" / "kathleen-en" / "train.jsonl"
+    rows = [json.loads(line) for line in manifest.read_text().splitlines()[:2]]
+    clips = [read(manifest.parent / row["audio"], 16000)[0][: 4 * 16000] for row in rows]
+    pause = np.zeros(16000, np.float32)
+    path = tmp_path / "said.wav"
+    soundfile.write(path, np.concatenate([pause, clips[0], pause, clips[1], pause]), 16000)
+    return path
+
+
+@pytest.fixture
+def tones(tmp_path: Path) -> Path:
+    """For pages that hear nobody."""
+    soundfile.write(tmp_path / "tones.wav", tone(2), 16000)
+    return tmp_path / "tones.wav"
+
+
+def until(opened, expression: str) -> None:
+    """The page's own rules let nothing be evaluated inside it, so that it is asked from outside."""
+    end = time.monotonic() + SECONDS / 1000
+    while not opened.evaluate(expression):
+        assert time.monotonic() < end, expression
+        opened.wait_for_timeout(50)
+
+
+def words_on(opened) -> list[str]:
+    return opened.locator("#transcript .word").all_inner_texts()
+
+
+def test_a_file_is_written_down_heard_and_kept(server: Running, recording: Path):
+    expected = next(iter(transcribe_files(server.service.model, server.service.processor, [recording])))
+    with page(recording) as opened:
+        asked = []
+        opened.on("request", lambda request: asked.append(request.url))
+        opened.goto(server.url)
+        until(opened, f"document.getElementById('model').textContent === '{MODEL}'")
+        opened.set_input_files("#file", recording)
+        until(opened, "document.getElementById('status').textContent.startsWith('Done')")
+        assert " ".join(words_on(opened)) == expected.text
+        opened.locator("#transcript .word").nth(1).click()
+        start = expected.segments[0].words[1].start
+        until(opened, f"Math.abs(document.getElementById('audio').currentTime - {start}) < 1.5")
+        opened.click("#copy")
+        copied = opened.evaluate("navigator.clipboard.readText()")
+        assert copied.split() == expected.text.split()
+        for name, begins in (("txt", expected.segments[0].text), ("srt", "1\n00:00:0"), ("vtt", "WEBVTT\n\n00:00:0")):
+            with opened.expect_download() as kept:
+                opened.click(f"[data-format={name}]")
+            assert Path(kept.value.path()).read_text().startswith(begins)
+        assert {urlsplit(url).netloc for url in asked if url.startswith("http")} == {urlsplit(server.url).netloc}
+
+
+def test_a_chat_and_a_question_about_the_recording(server: Running, recording: Path):
+    with page(recording) as opened:
+        opened.goto(server.url)
+        opened.wait_for_selector("#record:enabled", timeout=SECONDS)
+        opened.fill("#question", "Hello")
+        opened.keyboard.press("Enter")
+        opened.wait_for_selector(".message.assistant:not(.waiting)", timeout=SECONDS)
+        opened.set_input_files("#file", recording)
+        opened.wait_for_selector("#about [value=sound]:enabled", state="attached", timeout=SECONDS)
+        opened.select_option("#about", "sound")
+        opened.fill("#question", "What is said?")
+        opened.click("#send")
+        until(opened, "document.querySelectorAll('.message.assistant:not(.waiting)').length === 2")
+        assert opened.locator(".message.wrong").count() == 0
+        assert "with the recording" in opened.locator(".message.user").nth(1).inner_text()
+
+
+def test_it_fits_a_phone_and_the_dark_and_names_everything(server: Running, tones: Path):
+    with page(tones, viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True) as opened:
+        opened.goto(server.url)
+        opened.wait_for_selector("#record:enabled", timeout=SECONDS)
+        assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        red, green, blue = opened.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
+        assert max(red, green, blue) < 60
+        nameless = """[...document.querySelectorAll('button, input, select, textarea, [role=slider]')].filter(
+            (e) => !(e.ariaLabel || e.textContent.trim() || (e.labels && e.labels.length))).map((e) => e.outerHTML)"""
+        assert opened.evaluate(nameless) == []
+
+
+def test_a_key_is_asked_for(tones: Path, tmp_path: Path):
+    with running(*tiny_checkpoint(tmp_path), api_key="secret") as server, page(tones, allowed=["401"]) as opened:
+        opened.on("dialog", lambda dialog: dialog.accept("secret"))
+        opened.goto(server.url)
+        opened.wait_for_selector("#record:enabled", timeout=SECONDS)
+        assert opened.inner_text("#model") == MODEL
+
+
+def test_nothing_of_the_page_is_from_elsewhere():
+    for file in PAGE.iterdir():
+        text = file.read_text(encoding="utf-8").replace("http://www.w3.org/2000/svg", "")
+        assert "http://" not in text and "https://" not in text.replace('"https:"', ""), file.name
+    assert sum(file.stat().st_size for file in PAGE.iterdir()) < 50_000
