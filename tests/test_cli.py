@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import json
 import os
@@ -15,6 +16,7 @@ import pytest
 import soundfile
 from small_run import save_base, save_recipe, shipped_recipes
 
+from depthup import cli
 from depthup.cli import COMMANDS, main
 from depthup.config import Recipe
 from depthup.recipe import dump_recipe, known_keys, load_recipe
@@ -122,6 +124,15 @@ def test_transcribe_and_evaluate(trained, capsys, monkeypatch):
     assert set(result["groups"]["speaker"]["values"]) == {"a", "b"}
     assert main(["evaluate", str(run), "--asr", str(audio / "manifest.jsonl")]) == 0
     assert "WER" in capsys.readouterr().out
+
+
+def test_a_sweep_measures_what_evaluate_measures():
+    parser = argparse.ArgumentParser()
+    cli._add_measures(parser)
+    words = ["--asr", "a", "--asr", "b", "--by", "x", "--text", "t", "--text-data", "d", "--limit", "3"]
+    words += ["--instruction", "Say it.", "--examples", "e", "--text-tasks", "piqa,paper"]
+    given = parser.parse_args(words)
+    assert parser.parse_args(cli._measure_words(given)) == given
 
 
 def test_bad_recipes_get_one_line(tmp_path, capsys):

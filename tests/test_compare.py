@@ -82,6 +82,15 @@ def test_the_order_given_is_kept_everywhere(tmp_path):
     assert text.index("| zebra") < text.index("| ant") < text.index("| mole")
 
 
+def test_answers_to_instructions_stand_beside_the_error_rates(tmp_path):
+    asked = {"a/test: Translate.": {"match": 0.0, "kl": 0.25, "clips": 9, "tokens": 80, "skipped": 0}}
+    found = compare([save(tmp_path / "asked", instructions=asked), save(tmp_path / "not")])
+    told, missing = (row(found, "Speech", label) for label in ("asked", "not"))
+    columns = ["answers as its base reads, a/test: Translate.", "KL a/test: Translate."]
+    assert [told[name] for name in columns] == ["0.0 %", "0.25"]
+    assert [missing[name] for name in columns] == [NOT_MEASURED] * 2
+
+
 def test_what_was_not_measured_is_missing_and_not_zero(tmp_path):
     heard = save(tmp_path / "heard", asr={"t": asr(0.0, (0.0, 0.0), anna=0.0, bert=0.0)})
     read = save(tmp_path / "read", training(step_seconds=None, peak_memory_gb=float("nan")), tasks={"arc": task(0.6)})

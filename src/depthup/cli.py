@@ -297,7 +297,6 @@ def evaluate(words: list[str]) -> int:
     add_fields(parser)
     parser.add_argument("--output", metavar="DIR", help="write every clip there, the worst first: JSONL, and a page")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    _add_instruction(parser, "also ask this about the recordings: is the answer the base's to their transcripts?")
     _add_moved(parser)
     options = parser.parse_args(words)
     if not (options.asr or options.text or options.text_tasks):
@@ -467,12 +466,13 @@ def _add_measures(parser: argparse.ArgumentParser) -> None:
     add("--language", metavar="CODE", help="of clips that name none: en, de, zh-CN, ... (default en, which is said)")
     add("--by", action="append", default=[], metavar="FIELD", help="also group WER by this manifest field")
     add("--limit", type=at_least(1), help="most clips, and most questions of each task")
+    _add_instruction(parser, "also ask this about the recordings: is the answer the base's to their transcripts?")
 
 
 def _measure_words(options: argparse.Namespace) -> list[str]:
     """The arguments of `_add_measures` as words again."""
     words = [word for name in ("asr", "by") for value in getattr(options, name) for word in (f"--{name}", value)]
-    for name in ("text", "text_data", "language", "limit"):
+    for name in ("text", "text_data", "language", "limit", "instruction", "examples"):
         if (value := getattr(options, name)) is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     return words + (["--text-tasks", ",".join(options.text_tasks)] if options.text_tasks else [])

@@ -44,6 +44,7 @@ class Run:
     asr: dict[str, Any]
     drift: dict[str, Any]
     tasks: dict[str, Any]
+    instructions: dict[str, Any]
     degradation: dict[str, Any]
     """As `depthup.report.degradation` gives it; its mean has `relative_to_full` too, the first `full` run's mean
     being 0 and no degradation being -1."""
@@ -72,7 +73,7 @@ class Comparison:
     runs: list[Run]
 
     def names(self, part: str) -> list[str]:
-        """The test sets (`asr`), texts (`drift`) or `tasks` that some run was measured on."""
+        """The test sets (`asr`), texts (`drift`), `tasks` or `instructions` that some run was measured on."""
         return list(getattr(self.runs[0], part))
 
     def to_dict(self) -> dict[str, Any]:
@@ -92,7 +93,7 @@ def compare(runs: Sequence[Union[str, Path]]) -> Comparison:
         if paths.count(path) > 1:
             raise UserError(f"{path}: is given twice; give each run once")
     found = [_read_run(path, _label(path, paths)) for path in paths]
-    for part in ("asr", "drift", "tasks"):
+    for part in ("asr", "drift", "tasks", "instructions"):
         names = dict.fromkeys(name for run in found for name in getattr(run, part))
         for run in found:
             setattr(run, part, {name: getattr(run, part).get(name) for name in names})
@@ -139,6 +140,7 @@ def _read_run(directory: Path, label: str) -> Run:
         asr={test: told for test, told in (evaluation.get("asr") or {}).items() if told["wer"] is not None},
         drift=drift,
         tasks=tasks,
+        instructions=evaluation.get("instructions") or {},
         degradation=degradation(tasks),
         identical=all(looked_at) if looked_at else None,
         history=training.get("history") or [],

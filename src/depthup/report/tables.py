@@ -120,6 +120,8 @@ def _speech(comparison: Comparison) -> Table:
         columns.append((f"WER {test}", _wer(test)))
         columns += [(f"{field} gap {test}", _gap(test, field)) for field in group_fields(comparison, test)]
     caption = "WER with its 95 % interval. A gap is between the values with the lowest and the highest WER, in points."
+    for name in comparison.names("instructions"):
+        columns += [(f"answers as its base reads, {name}", _answers(name)), (f"KL {name}", _answer_kl(name))]
     return _table("Speech", columns, comparison, caption if comparison.names("asr") else "")
 
 
@@ -227,6 +229,14 @@ def _score(task: str) -> Callable[[Run], Cell]:
 
 def _mean(key: str, show: Callable[[float], str]) -> Callable[[Run], Cell]:
     return lambda run: _cell(run.degradation["mean"][key], show)
+
+
+def _answers(name: str) -> Callable[[Run], Cell]:
+    return lambda run: _cell(run.instructions[name] and run.instructions[name]["match"], _percent)
+
+
+def _answer_kl(name: str) -> Callable[[Run], Cell]:
+    return lambda run: _cell(run.instructions[name] and run.instructions[name]["kl"], lambda kl: f"{kl:.3g}")
 
 
 def _kl(text: str) -> Callable[[Run], Cell]:
