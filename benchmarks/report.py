@@ -50,8 +50,9 @@ def full_batch(
     """`seconds` of audio in clips of one length, all but the first with `padding`, a share; with labels."""
     recipe.data.batch_seconds, recipe.data.max_batch_clips = seconds, sys.maxsize
     planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=clip, padding=padding), ctc=False)
-    planned["input_features"] = torch.randn(planned["input_features"].shape)
-    return {key: value.to(default_device()) for key, value in planned.items()}
+    # What a plan leaves without contents is features.
+    contents = {name: torch.randn(value.shape) if value.is_meta else value for name, value in planned.items()}
+    return {name: value.to(default_device()) for name, value in contents.items()}
 
 
 def read_speech_seconds(clips: int) -> np.ndarray:
