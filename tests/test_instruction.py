@@ -23,7 +23,7 @@ from depthup.evaluate.instructions import evaluate_instruction
 from depthup.model.connectors import Speech
 from depthup.model.instruction import Example, Instruction
 from depthup.recipe import load_recipe
-from depthup.transcribe import batches, transcribe_files
+from depthup.transcribe import hearing, transcribe_files
 from depthup.transcribe.examples import read_examples
 from depthup.transcribe.reading import read_audio_file
 
@@ -51,7 +51,7 @@ def recipe(tmp_path_factory) -> Path:
 @pytest.fixture(autouse=True)
 def short_answers(monkeypatch):
     monkeypatch.setattr(module, "COMPARED_TOKENS", 8)
-    monkeypatch.setattr(batches, "ANSWER_TOKENS", 8)
+    monkeypatch.setattr(hearing, "ANSWER_TOKENS", 8)
 
 
 def built(recipe: Path, way: str) -> tuple[depthup.SpeechLM, depthup.SpeechProcessor]:
