@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from base_checks import LONG, SHORT, case_of, faults
@@ -38,6 +40,14 @@ def test_what_cannot_hear_is_refused_in_one_line(family):
     with pytest.raises(UserError, match=REFUSED[family]) as error:
         case_of(family)
     assert "\n" not in str(error.value)
+
+
+def test_the_page_of_bases_says_what_is_found_here():
+    page = (Path(__file__).parents[1] / "docs" / "bases.md").read_text(encoding="utf-8")
+    rows = dict(line.split(" | ", 1) for line in page.splitlines() if line.startswith("| "))
+    assert {f"| {family}" for family in FAMILIES} <= set(rows)
+    assert all(rows[f"| {family}"] == "works |" for family in HANDFUL)
+    assert all("refused: " in rows[f"| {family}"] and why in rows[f"| {family}"] for family, why in REFUSED.items())
 
 
 def test_layers_that_are_no_identity_are_found_and_nothing_is_saved(tmp_path, monkeypatch):
