@@ -60,6 +60,9 @@ class Processor:
     sampling_rate = RATE
     longest_seconds = float("inf")
 
+    def seconds(self, clip):
+        return len(clip) / RATE
+
     def training_batch(self, audio, texts, feature_transform=None):
         sums = [float(np.abs(samples).sum()) for samples in audio]
         return {"texts": torch.tensor([int(text) for text in texts]), "sums": torch.tensor(sums)}
@@ -181,7 +184,7 @@ def foreign(manifest: str, folder: Path, names=str) -> Path:
     cuts = []
     for number, cut in enumerate(CutSet.from_cuts(load_cuts(manifest, DataConfig()))):
         cut.recording = Recording.from_file(Path(manifest).with_name(f"{number}.wav"))
-        cut.id = names(number)
+        cut.id, cut.channel = names(number), 0
         cuts.append(cut)
     folder.mkdir()
     CutSet.from_cuts(cuts).to_shar(folder, fields={"recording": "wav"}, shard_size=5)

@@ -48,6 +48,9 @@ class Processor:
     sampling_rate = RATE
     longest_seconds = float("inf")
 
+    def seconds(self, clip):
+        return len(clip) / RATE
+
     def training_batch(self, audio, texts, feature_transform=None):
         spectra = [feature_transform(np.abs(np.fft.rfft(clip, 4096))[:2000].reshape(100, 20)) for clip in audio]
         return {

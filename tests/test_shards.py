@@ -433,6 +433,9 @@ class Processor:
     sampling_rate = RATE
     longest_seconds = float("inf")
 
+    def seconds(self, clip):
+        return len(clip) / RATE
+
     def training_batch(self, audio, texts, feature_transform=None):
         return {"numbers": torch.tensor([int(text.split()[-1]) for text in texts])}
 
@@ -479,7 +482,7 @@ def test_the_command(tmp_path, clips, capsys):
     assert main(["data", "--verify", out]) == 2
     assert "cuts.000001.jsonl.gz: has" in capsys.readouterr().err
     for words, message in [
-        ([], "give SOURCE... and --output DIR, or --verify DIR"),
+        ([], "give SOURCE... and --output DIR, one SOURCE and --look PAGE, or --verify DIR"),
         ([clips], "give SOURCE... and --output DIR"),
         (["--verify", str(tmp_path)], "manifest.json: not there"),
         ([clips, "--output", str(tmp_path / "s"), "--strict", "--num-workers", "0"], "2.wav: cannot be read as audio"),

@@ -49,5 +49,5 @@ def test_missing_recordings_are_named(prepared):
     with pytest.raises(UserError, match=r"corpus_supervisions_train.jsonl.gz:1: .*corpus_recordings_train.jsonl.gz"):
         load_cuts(str(prepared), DataConfig())
     beside.unlink()
-    with pytest.raises(UserError, match="corpus_recordings_train.jsonl.gz: cannot read"):
+    with pytest.raises(UserError, match="corpus_recordings_train.jsonl.gz: cannot be opened"):
         load_cuts(str(prepared), DataConfig())

@@ -32,7 +32,8 @@ def _require(condition: bool, message: str) -> None:
 def _at_least(section: object, name: str, **bounds: float) -> None:
     for key, bound in bounds.items():
         value = getattr(section, key)
-        _require(value >= bound, f"{name}.{key} must be at least {bound}, not {value}")
+        if isinstance(value, (int, float)):  # of another type it is refused when the recipe is checked
+            _require(value >= bound, f"{name}.{key} must be at least {bound}, not {value}")
 
 
 @dataclass

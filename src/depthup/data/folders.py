@@ -93,7 +93,7 @@ def librispeech(folder: Path) -> Optional[Layout]:
 def common_voice(path: Path) -> Optional[Layout]:
     """Common Voice: a table such as `train.tsv` with `path` and `sentence`, its recordings in `clips` beside it."""
     tables = [path] if path.suffix == ".tsv" else sorted(path.glob("*.tsv")) if path.is_dir() else []
-    tables = [table for table in tables if {"path", "sentence"} <= set(_header(table, "\t"))]
+    tables = [t for t in tables if (t.parent / "clips").is_dir() and {"path", "sentence"} <= set(_header(t, "\t"))]
     if not tables:
         return None
     if len(tables) > 1:
