@@ -382,7 +382,7 @@ def test_skipping_equals_having_iterated_and_loads_nothing(digits, monkeypatch):
     assert not same(whole[0], whole[1])
     reads = []
     monkeypatch.setattr(
-        depthup.data.batches, "read_audio", lambda cut, rate: reads.append(cut.id) or read_audio(cut, rate)
+        depthup.data.batches, "read_speech", lambda cut, processor: reads.append(cut.id) or read_audio(cut, RATE)
     )
     # 20 batches reach into the second epoch.
     resumed = stream_of(digits, AUGMENT)

@@ -19,7 +19,7 @@ from depthup.speech_tokens import fit
 from depthup.speech_tokens.codec import Codec
 from depthup.speech_tokens.fit import make_tokenizer
 from depthup.speech_tokens.semantic import LayerFrames, nearest
-from depthup.speech_tokens.tokenizer import SpeechTokenizer
+from depthup.speech_tokens.tokenizer import CENTROIDS, SpeechTokenizer
 
 RATE = 16000
 
@@ -149,12 +149,12 @@ def test_a_changed_description_is_refused(key, value, made, tmp_path):
 
 def test_other_or_missing_centroids_are_refused(made, tmp_path):
     SpeechTokenizer.from_pretrained(made / "tokenizer").save_pretrained(tmp_path)
-    weights = load_file(tmp_path / "model.safetensors")
+    weights = load_file(tmp_path / CENTROIDS)
     weights["centroids"][3, 2] += 1e-3
-    save_file(weights, tmp_path / "model.safetensors")
+    save_file(weights, tmp_path / CENTROIDS)
     with pytest.raises(UserError, match="not what its config.json was written with"):
         SpeechTokenizer.from_pretrained(tmp_path)
-    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / CENTROIDS).unlink()
     with pytest.raises(UserError, match="cannot be read"):
         SpeechTokenizer.from_pretrained(tmp_path)
 

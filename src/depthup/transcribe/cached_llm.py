@@ -68,6 +68,9 @@ class CachedLLM:
         longer = other.mask.shape[1] - self.mask.shape[1]
         self._move(max(longer, 0))
         other._move(max(-longer, 0))
+        for cache, wanted in ((self.cache, other.cache), (other.cache, self.cache)):
+            while len(cache.layers) < len(wanted.layers):  # inserted layers that this batch never met
+                cache.layers.append(InsertedCacheLayer())
         for i in range(len(self.cache.layers)):
             self.cache.layers[i] = _stacked(self.cache.layers[i], other.cache.layers[i], self.mask, other.mask)
         mine, others = self.cache, other.cache
