@@ -25,8 +25,8 @@ from report import now, save
 from depthup import api
 from depthup.config import DataConfig
 from depthup.data import load_cuts, read_audio
-from depthup.transcribe import transcribe_batch
 from depthup.transcribe.batches import inference
+from depthup.transcribe.hearing import transcribe_batch
 
 ALONE = 1e-3
 """Seconds of audio in a batch that holds no second clip."""

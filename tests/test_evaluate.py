@@ -31,7 +31,7 @@ from depthup.evaluate.text_tasks import TaskScore
 from depthup.model.packaged import DEFAULT_BASE_DIR
 from depthup.report.clips import write_clips
 from depthup.report.terminal import print_asr, print_text
-from depthup.transcribe import Transcript
+from depthup.transcribe.transcript import Transcript
 
 MODEL = SimpleNamespace(device=torch.device("cpu"))
 """Where transcription itself is made up."""

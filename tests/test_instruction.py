@@ -23,9 +23,10 @@ from depthup.evaluate.instructions import evaluate_instruction
 from depthup.model.connectors import Speech
 from depthup.model.instruction import Example, Instruction
 from depthup.recipe import load_recipe
-from depthup.transcribe import hearing, transcribe_files
+from depthup.transcribe import hearing
 from depthup.transcribe.examples import read_examples
 from depthup.transcribe.reading import read_audio_file
+from depthup.transcribe.recordings import transcribe_files
 
 WAYS = {
     **{method: [f"--method={method}"] for method in ("full", "lora")},

@@ -10,10 +10,10 @@ import pytest
 import soundfile
 
 from depthup.errors import UserError
-from depthup.transcribe import Segment, Word
 from depthup.transcribe.joining import join
 from depthup.transcribe.segments import FRAME, Piece, pieces
 from depthup.transcribe.times import spread_words
+from depthup.transcribe.transcript import Segment, Word
 from depthup.transcribe.voice import detector
 
 RATE = 16000
@@ -131,6 +131,56 @@ def test_silero_finds_all_that_people_say_and_no_noise():
     assert energy[~covered].sum() < 1e-3 * energy.sum()
     assert covered.mean() < 0.9
     assert cut(noise(20.0, level=0.05), "silero") == []
+
+
+SECONDS = np.arange(6 * RATE) / RATE
+
+
+def pink() -> np.ndarray:
+    spectrum = np.fft.rfft(noise(6.0))
+    return np.fft.irfft(spectrum / np.sqrt(np.arange(1, len(spectrum) + 1)), len(SECONDS))
+
+
+def tune() -> np.ndarray:
+    """Plucked chords over a drum on each beat."""
+    rng, total = np.random.default_rng(1), np.zeros(len(SECONDS))
+    for at in range(0, len(SECONDS) - RATE, RATE // 4):
+        time = SECONDS[:RATE]
+        chord = sum(np.sin(2 * np.pi * 220 * 2 ** (step / 12) * time) for step in rng.choice(24, 3))
+        total[at : at + RATE] += chord * np.exp(-6 * time) + rng.standard_normal(RATE) * np.exp(-40 * time)
+    return total
+
+
+NO_SPEECH = {
+    "silence": lambda: np.zeros(len(SECONDS)),
+    "white noise": lambda: noise(6.0),
+    "pink noise": pink,
+    "mains hum": lambda: sum(np.sin(2 * np.pi * 50 * k * SECONDS) / k for k in range(1, 8)),
+    "tone": lambda: np.sin(2 * np.pi * 440 * SECONDS),
+    "dial tone": lambda: np.sin(2 * np.pi * 350 * SECONDS) + np.sin(2 * np.pi * 440 * SECONDS),
+    "music": tune,
+}
+
+
+@needs_silero
+@pytest.mark.parametrize("kind", NO_SPEECH)
+def test_nothing_is_heard_where_nobody_speaks(kind: str):
+    sound = NO_SPEECH[kind]()
+    for level in (0.01, 0.1):
+        assert cut((level * sound / max(1e-9, sound.std())).astype(np.float32), "silero") == []
+
+
+@needs_silero
+def test_nothing_is_heard_in_the_pauses_of_real_recordings():
+    pauses = []
+    for clip in recorded(12):
+        detect = detector("silero", RATE)
+        frames = clip[: len(clip) // FRAME * FRAME].reshape(-1, FRAME)
+        pauses += [frame for frame in frames if detect(frame) < 0.05]
+    silence = np.concatenate(pauses)
+    assert len(silence) > 5 * RATE
+    heard = sum(len(piece.samples) for piece in cut(silence, "silero"))
+    assert heard < 0.1 * len(silence)
 
 
 class Listener:

@@ -12,7 +12,8 @@ import pytest
 from serving import MODEL, VAD, Running, running, tiny_checkpoint, tone, wav
 
 from depthup.serve.options import RESPONSE_FORMATS
-from depthup.transcribe import FORMATS, transcribe_recordings
+from depthup.transcribe.formats import FORMATS
+from depthup.transcribe.recordings import transcribe_recordings
 
 CLIP = tone(0.6)
 

@@ -14,7 +14,7 @@ from serving import MODEL, Running, running, tiny_checkpoint, tone
 
 from depthup.serve import microphone
 from depthup.serve.live import Listener, agreed
-from depthup.transcribe import transcribe_batch
+from depthup.transcribe.hearing import transcribe_batch
 from depthup.transcribe.voice import FRAME
 
 RATE = 16000

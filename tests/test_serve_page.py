@@ -16,7 +16,7 @@ from serving import MODEL, Running, running, tiny_checkpoint, tone
 
 from depthup.data.reader import read
 from depthup.serve.app import PAGE
-from depthup.transcribe import transcribe_files
+from depthup.transcribe.recordings import transcribe_files
 
 if chromium() is None or importlib.util.find_spec("playwright") is None:
     pytest.skip("needs chromium and playwright", allow_module_level=True)

@@ -16,7 +16,7 @@ from serving import MODEL, VAD, Running, running, tiny_checkpoint, tone, wav
 
 from depthup.serve.admission import choose
 from depthup.serve.rows import Answer, Row, Work
-from depthup.transcribe import transcribe_recordings
+from depthup.transcribe.recordings import transcribe_recordings
 
 CLIPS = [tone(0.4 + 0.2 * (i % 5), 150 + 40 * i) for i in range(12)]
 CHATS = [[{"role": "user", "content": f"{'word ' * (i % 4)}number {i}"}] for i in range(12)]

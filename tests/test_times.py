@@ -10,7 +10,7 @@ import pytest
 from depthup.model.ctc import spell
 from depthup.transcribe.guard import Heard, difference, judged
 from depthup.transcribe.options import Options
-from depthup.transcribe.times import align, align_words
+from depthup.transcribe.times import LETTER_SECONDS, align, align_words
 
 
 def log_probs_of(path: list[int], sure: float = 0.99) -> np.ndarray:
@@ -51,9 +51,17 @@ def test_words_get_the_times_at_which_they_are_spelled():
     assert [word.text for word in words] == ["go", "to", "über", "東", "京", "now"]
     for word, first in zip(words, ("go", "to", "über", "東", "京", "now"), strict=True):
         at = 3 * len(text[: text.index(first)].encode())
-        assert word.start == pytest.approx(0.02 * (at + 2))
-        assert word.end == pytest.approx(0.02 * (at + 3 * len(first.encode())))
+        begins, ends = 0.02 * (at + 2) - LETTER_SECONDS, 0.02 * (at + 3 * len(first.encode())) + LETTER_SECONDS
+        # Neighbours without a space between them share what is between their letters.
+        assert word.start == pytest.approx(begins if first != "京" else begins + LETTER_SECONDS - 0.02)
+        assert word.end == pytest.approx(min(ends, 0.02 * len(path)) if first != "東" else ends - LETTER_SECONDS + 0.02)
         assert word.confidence == pytest.approx(0.99, abs=1e-3)
+
+
+def test_a_long_text_is_aligned_to_its_end():
+    text = " ".join(f"word{n}" for n in range(80))
+    words = align_words(text, log_probs_of(spelled_path(text)), 0.02)
+    assert len(words) == 80 and words[-1].end == pytest.approx(0.02 * 2 * len(text))
 
 
 def test_a_word_that_was_not_spelled_is_unsure_and_moves_no_other():

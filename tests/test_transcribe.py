@@ -19,9 +19,9 @@ from depthup.errors import UserError
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
-from depthup.transcribe import Transcript, transcribe_batch, transcribe_files
-from depthup.transcribe.formats import summary
+from depthup.transcribe.hearing import transcribe_batch
 from depthup.transcribe.reading import read_audio_file
+from depthup.transcribe.recordings import transcribe_files
 
 RATE = 16000
 
@@ -38,8 +38,13 @@ class Processor:
     sampling_rate = RATE
     tokenizer = Tokenizer()
 
-    def prompt_batch(self, audio: list[np.ndarray], device: str, instruction: None) -> dict[str, torch.Tensor]:
-        assert device == "cpu" and instruction is None
+    def seconds(self, clip: np.ndarray) -> float:
+        return len(clip) / RATE
+
+    def prompt_batch(
+        self, audio: list[np.ndarray], device: str, instruction: None, prompt: None
+    ) -> dict[str, torch.Tensor]:
+        assert device == "cpu" and instruction is prompt is None
         ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
@@ -285,14 +290,6 @@ def test_what_goes_wrong_unexpectedly_while_reading_is_shown(tmp_path: Path, mon
     monkeypatch.setattr(reader, "AudioReader", broken)
     with pytest.raises(ZeroDivisionError, match="a.wav"):
         list(transcribe_files(Model(), Processor(), [tmp_path]))
-
-
-def test_json_holds_times_and_the_error_only_of_files_that_failed():
-    found = summary([Transcript("a", "hi", 3.0), Transcript("b", error="b: no such audio file")], seconds=1.5)
-    assert (found["audio_seconds"], found["wall_seconds"], found["rtf"]) == (3.0, 1.5, 0.5)
-    assert found["files"][0] == {"path": "a", "text": "hi", "duration": 3.0, "language": None, "segments": []}
-    assert found["files"][1]["error"] == "b: no such audio file"
-    assert summary([], seconds=1.0)["rtf"] is None
 
 
 def test_partial_texts_grow_into_the_text_and_a_clip_can_be_stopped(tmp_path: Path):

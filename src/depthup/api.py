@@ -41,7 +41,7 @@ from depthup.report.compare import compare as compare_runs
 from depthup.report.write import write as write_comparison
 from depthup.speech_tokens.fit import make_tokenizer as make_tokenizer
 from depthup.speech_tokens.tokenizer import SpeechTokenizer
-from depthup.transcribe import transcribe_files, transcribe_recordings
+from depthup.transcribe.recordings import transcribe_files, transcribe_recordings
 
 if TYPE_CHECKING:
     from depthup.planning.hardware import Device
@@ -51,9 +51,13 @@ log = logging.getLogger("depthup")
 
 
 def load(
-    path: Union[str, Path], encoder: Optional[str] = None, codec: Optional[str] = None, **kwargs: Any
+    path: Union[str, Path],
+    device: Union[str, torch.device, None] = None,
+    encoder: Optional[str] = None,
+    codec: Optional[str] = None,
+    **kwargs: Any,
 ) -> tuple[SpeechLM, SpeechProcessor]:
-    """A checkpoint's model, on the GPU where there is one and no `device_map` says otherwise, and its processor.
+    """A checkpoint's model on `device`, or a GPU where there is one and no `device_map` is given, and its processor.
 
     Args:
         encoder, codec: where audio encoder and neural codec stand now, if they have moved.
@@ -61,14 +65,27 @@ def load(
 
     Raises UserError.
     """
+    chosen = _device(device)
     directory = checkpoint.find(path)
-    model = SpeechLM.from_pretrained(directory, **{"device_map": default_device(), "encoder": encoder, **kwargs})
+    model = SpeechLM.from_pretrained(directory, **{"device_map": chosen, "encoder": encoder, **kwargs})
     processor = SpeechProcessor.from_pretrained(directory)
     if isinstance(processor.feature_extractor, SpeechTokenizer):
         processor.feature_extractor.move(encoder, codec)
     elif codec:
         raise UserError(f"{directory}: hears without a neural codec; leave --codec out")
     return model, processor
+
+
+def _device(name: Union[str, torch.device, None]) -> torch.device:
+    """Raises UserError where there is no such device."""
+    if name is None:
+        return default_device()
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # a build without CUDA asserts
+        raise UserError(f"device {name}: cannot be used here ({str(error).splitlines()[0]})") from error
+    return device
 
 
 def default_device() -> torch.device:

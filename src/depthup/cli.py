@@ -8,10 +8,9 @@ import json
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Optional
+from typing import TYPE_CHECKING, Any, Optional, get_args
 
 from depthup import __version__
 from depthup.errors import UserError
@@ -257,37 +256,46 @@ def tokenizer(words: list[str]) -> int:
 
 
 def transcribe(words: list[str]) -> int:
-    parser = _parser("transcribe", "Write down what is said in recordings.")
+    from depthup.transcribe.formats import FORMATS
+    from depthup.transcribe.hotwords import listed
+    from depthup.transcribe.voice import Vad
+
+    parser = _parser("transcribe", "Write down what is said in recordings, however long.")
+    parser.epilog = "example: depthup transcribe run talk.mp4 interviews/ --format srt --output subtitles"
     parser.add_argument("checkpoint", help="directory or hub id of a depthup checkpoint")
     parser.add_argument("audio", nargs="+", help="files, folders, or - for standard input; any format, rate, channels")
-    parser.add_argument("--format", choices=("text", "json"), default="text", help="json has times and speed too")
-    parser.add_argument(
-        "--batch-seconds",
-        type=above(0.0),
-        help="seconds of audio per batch (default 120, on GPUs 1200)",
-    )
-    parser.add_argument(
-        "--num-beams", type=at_least(1), default=1, help="beam search with so many beams (default 1: greedy)"
-    )
+    add = parser.add_argument
+    add("--format", choices=FORMATS, default="text", help="json has times, confidences and speed too (default: text)")
+    add("--output", type=Path, metavar="DIR", help="one file a recording there; goes on where it was stopped")
+    add("--language", help="code of the language spoken, which json names")
+    add("--prompt", metavar="TEXT", help="what the LLM reads first: names and terms, or what was said before")
+    add("--hotwords", metavar="LIST", type=listed, default=(), help="names and terms, with commas, that may be said")
+    add("--fallback", choices=("ctc",), help="where what the LLM writes is not what was heard, write that instead")
+    add("--channel", type=_channel, default="mix", help="mix (default), left, right, a number from 0, or each alone")
+    add("--vad", choices=get_args(Vad), default="auto", help="what finds speech (default: silero, if installed)")
+    add("--batch-seconds", type=above(0.0), help="seconds of audio per batch (default 120, on GPUs 1200)")
+    add("--num-beams", type=at_least(1), default=1, help="beam search with so many beams (default 1: greedy)")
     _add_instruction(parser, 'what to do instead, such as "Translate into French."')
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the LLM (default: as in training; cpu float32)")
     _add_moved(parser)
     options = parser.parse_args(words)
 
-    model, processor = _load(options)
-    instruction = _instruction(options, processor)
-    from depthup.transcribe import transcribe_files
-    from depthup.transcribe.formats import summary
+    from depthup.transcribe.output import output_to, transcribe_to
 
-    began, found = time.perf_counter(), []
-    alone = len(options.audio) == 1 and not Path(options.audio[0]).is_dir()
-    asked = {"batch_seconds": options.batch_seconds, "num_beams": options.num_beams, "instruction": instruction}
-    for transcript in transcribe_files(model, processor, options.audio, **asked):
-        found.append(transcript)
-        if options.format == "text" and transcript.error is None:
-            print(transcript.text if alone else f"{transcript.path}: {transcript.text}", flush=True)
-    if options.format == "json":
-        print(json.dumps(summary(found, time.perf_counter() - began), ensure_ascii=False, indent=2))
-    return 2 if any(transcript.error for transcript in found) else 0
+    output = output_to(options.output, options.audio, options.format)
+    model, processor = _load(options, device=options.device, dtype=options.dtype)
+    names = ("language", "prompt", "hotwords", "fallback", "channel", "vad", "batch_seconds", "num_beams")
+    asked = {name: getattr(options, name) for name in names} | {"instruction": _instruction(options, processor)}
+    return 0 if transcribe_to(output, model, processor, options.audio, asked) else 2
+
+
+def _channel(word: str) -> str | int:
+    if word in ("mix", "left", "right", "each"):
+        return word
+    if not word.isdigit():
+        raise argparse.ArgumentTypeError(f"{word!r} is none of mix, left, right, each, and no number")
+    return int(word)
 
 
 def evaluate(words: list[str]) -> int:
@@ -607,11 +615,11 @@ def _add_moved(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--codec", help="where the neural codec of its speech tokens is now, if it has moved")
 
 
-def _load(options: argparse.Namespace) -> Any:
+def _load(options: argparse.Namespace, **kwargs: Any) -> Any:
     _quiet()
     from depthup import api
 
-    return api.load(options.checkpoint, base=options.base, encoder=options.encoder, codec=options.codec)
+    return api.load(options.checkpoint, base=options.base, encoder=options.encoder, codec=options.codec, **kwargs)
 
 
 def doctor(words: list[str]) -> int:

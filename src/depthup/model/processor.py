@@ -238,10 +238,20 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         return frozenset(starts | {self.tokenizer.eos_token_id})
 
     def prompt_batch(
-        self, audio: list[np.ndarray], device: str = "cpu", instruction: Optional[Instruction] = None
+        self,
+        audio: list[np.ndarray],
+        device: str = "cpu",
+        instruction: Optional[Instruction] = None,
+        prompt: Optional[str] = None,
     ) -> dict[str, torch.Tensor]:
-        """The recipe's prompt, or an instruction's, for each clip, left-padded, ready for `model.generate`."""
-        prompt, before = self.prompt, []
+        """The recipe's prompt behind `prompt`, or an instruction's, for each clip, left-padded, for `model.generate`.
+
+        Raises UserError where both are given.
+        """
+        if instruction is not None and prompt is not None:
+            raise UserError("give a prompt or an instruction, not both")
+        before: list[np.ndarray] = []
+        prompt = self._prompt_with(prompt)
         if instruction is not None:
             prompt, before = instruction.prompt(self.tokenizer), instruction.clips
         return dict(self([prompt] * len(audio), [one for clip in audio for one in (*before, clip)], device=device))

@@ -13,7 +13,7 @@ from depthup.transcribe.options import Options
 from depthup.transcribe.times import align_words
 from depthup.transcribe.transcript import Segment
 
-WILD = 0.6
+WILD = 0.7
 """Share of letters in which what was written differs from what was spelled, from which a segment is flagged."""
 LEAST_LETTERS = 2
 """Fewer letters spelled than this are no speech."""

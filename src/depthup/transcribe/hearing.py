@@ -11,11 +11,13 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
+from depthup.errors import UserError
 from depthup.model.cpu_kernels import fast_kernels
 from depthup.model.ctc import spell
 from depthup.transcribe.batches import batches_of_like_length, inference
 from depthup.transcribe.decoding import can_draft, decode, is_greedy
 from depthup.transcribe.guard import Heard, judged
+from depthup.transcribe.hotwords import with_hotwords
 from depthup.transcribe.options import Options, Partial, default_batch_seconds
 from depthup.transcribe.transcript import Segment
 
@@ -48,6 +50,8 @@ def hear(
     model: Any, processor: Any, audio: Sequence[np.ndarray], options: Options, on_text: Optional[Partial] = None
 ) -> Iterator[tuple[int, Segment]]:
     """As `transcribe_batch`, each segment with the number of its clip, batch by batch, long clips first."""
+    if options.hotwords and (model.ctc_head is None or options.instruction):
+        raise UserError("hotwords: need a CTC head, which this checkpoint lacks, and no instruction; use a prompt")
     seconds = [processor.seconds(clip) for clip in audio]
     batches = list(batches_of_like_length(seconds, options.batch_seconds or default_batch_seconds(model)))
     while batches:
@@ -73,7 +77,7 @@ def _hear(
     model: Any, processor: Any, clips: list[np.ndarray], on_text: Optional[Partial], options: Options
 ) -> list[Segment]:
     """The segments of one batch."""
-    prompts = processor.prompt_batch(clips, device=str(model.device), instruction=options.instruction)
+    prompts = processor.prompt_batch(clips, str(model.device), options.instruction, options.prompt)
     inputs = {k: v.to(model.device) for k, v in prompts.items()}
     seconds = [processor.seconds(clip) for clip in clips]
     # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
@@ -84,7 +88,26 @@ def _hear(
     else:
         heard = _beams(model, processor, inputs, limits, on_text, options)
     rate = model.ctc_rate if model.ctc_head is not None else 0.0
+    if options.hotwords:
+        for clip, one in zip(clips, heard, strict=True):
+            _with_hotwords(model, processor, clip, one, options.hotwords)
     return [judged(one, length, rate, options) for one, length in zip(heard, seconds, strict=True)]
+
+
+def _with_hotwords(model: Any, processor: Any, clip: np.ndarray, heard: Heard, hotwords: Sequence[str]) -> None:
+    weigh = partial(_weigh, model, processor, clip)
+    if heard.text and heard.spelled is not None and heard.log_probs is not None:
+        heard.text = with_hotwords(heard.text, heard.spelled, heard.log_probs, 1 / model.ctc_rate, hotwords, weigh)
+
+
+def _weigh(model: Any, processor: Any, clip: np.ndarray, texts: Sequence[str]) -> list[float]:
+    """The LLM's log probability of each text of a clip, its end included."""
+    scores = []
+    for text in texts:
+        inputs = processor.training_batch([clip], [text])
+        inputs = {k: v.to(model.device) for k, v in inputs.items() if not k.startswith("ctc")}
+        scores.append(-float(model(**inputs).loss) * int((inputs["labels"] >= 0).sum()))
+    return scores
 
 
 def _greedy(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Optional, Union
 
@@ -41,7 +41,11 @@ class Options:
     fallback: Optional[Literal["ctc"]] = None
     """What is written in place of a flagged segment's text: with `ctc` what the CTC head heard."""
     language: Optional[str] = None
-    """Code of the language spoken."""
+    """Code of the language spoken, which transcripts name; our models hear it for themselves."""
+    prompt: Optional[str] = None
+    """What the LLM reads before the recipe's prompt: names and terms, or what was said before."""
+    hotwords: Sequence[str] = ()
+    """Names and terms that are written where the CTC head nearly spells them and the LLM agrees."""
     instruction: Optional[Instruction] = None
     """What is asked of the model instead of a transcript. Each piece of a long recording is answered by itself."""
 

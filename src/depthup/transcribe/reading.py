@@ -49,22 +49,6 @@ def expand(paths: Iterable[str | Path]) -> Iterator[str | Path]:
             yield path
 
 
-def seconds_of(paths: Iterable[str | Path]) -> float | None:
-    """Seconds in all files together as their headers say, for showing progress; None where one does not say."""
-    total = 0.0
-    for path in paths:
-        try:
-            decoder = reader.open_source(path, str(path))
-        except UserError:  # it will be named when its turn comes
-            continue
-        stated = decoder.stated()
-        decoder.close()
-        if stated is None:
-            return None
-        total += stated
-    return total
-
-
 def read_audio_file(source: str | Path | BinaryIO, sampling_rate: int) -> np.ndarray:
     """The samples of a recording, float32 [samples], mono at `sampling_rate`; what is odd about it goes to the log.
 
@@ -89,7 +73,9 @@ def _channels(path: str | Path) -> int:
 def _blocks(path: str | Path, sampling_rate: int, channel: reader.Channel) -> Iterator[np.ndarray]:
     if str(path) != "-" and Path(path).is_dir():
         raise UserError(f"{path}: no recordings in this folder; known suffixes are {' '.join(sorted(SUFFIXES))}")
-    audio = reader.AudioReader(sys.stdin.buffer if str(path) == "-" else path, sampling_rate, channel=channel)
+    piped = str(path) == "-"
+    source, name = (sys.stdin.buffer, "standard input") if piped else (path, None)
+    audio = reader.AudioReader(source, sampling_rate, channel=channel, name=name)
     some = False
     for block in audio:
         some = some or len(block) > 0

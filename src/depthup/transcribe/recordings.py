@@ -38,7 +38,7 @@ def transcribe_files(
     """Transcribe files, folders (every recording below, sorted) and `-` (a recording on standard input).
 
     As `transcribe_recordings`. A recording that cannot be read is logged as one line, which stands in its transcript's
-    `error`; the others go on.
+    `error`; the others go on. With the option `channel` "each" channels are recordings of their own.
     """
     chosen = Options(**options)
     found = recordings_in(paths, processor.sampling_rate, chosen.channel)

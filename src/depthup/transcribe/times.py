@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +12,20 @@ from depthup.transcribe.transcript import Segment, Word
 UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, Burmese, kana, Han
 UNIT = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 """A word, or a character of a script that puts no spaces between words."""
+LETTER_SECONDS = 0.04
+"""A head spells a letter so long after it begins, and before it ends: measured on speech whose word times are known."""
 FLOOR = -12.0
 """Least log probability of a byte in a frame, so that one that the head cannot spell does not move its neighbours."""
+
+
+class Path(NamedTuple):
+    """A CTC path through labels [n]: for each its first frame, the one after its last, and its best log probability."""
+
+    starts: np.ndarray
+    ends: np.ndarray
+    scores: np.ndarray
+    total: float
+    """Log probability of the whole path."""
 
 
 def align_words(text: str, log_probs: np.ndarray, frame_seconds: float) -> list[Word] | None:
@@ -21,26 +34,33 @@ def align_words(text: str, log_probs: np.ndarray, frame_seconds: float) -> list[
     Args:
         log_probs: [L, 257] of the clip, class 0 the blank and b + 1 the byte b. frame_seconds: what one of L lasts.
 
-    A word lasts from the frame of its first byte to that of its last; confidence is the geometric mean of its bytes'
-    probabilities in their likeliest frames. None where L is too short for the text.
+    A word lasts from its first byte to its last, each of which is taken to last a little to both sides of the frames
+    that spell it; confidence is the geometric mean of its bytes' probabilities in their likeliest frames. None where L
+    is too short for the text.
     """
-    labels = np.frombuffer(text.encode(), np.uint8).astype(np.int64) + 1
-    spans = align(labels, log_probs)
-    if spans is None:
+    path = align(labels_of(text.encode()), log_probs)
+    if path is None:
         return None
-    starts, ends, scores = spans
-    words = []
+    words: list[Word] = []
     for found in UNIT.finditer(text):
         first = len(text[: found.start()].encode())
         last = first + len(found.group().encode()) - 1
-        start, end = frame_seconds * int(starts[first]), frame_seconds * int(ends[last])
-        confidence = float(np.exp(scores[first : last + 1].mean()))
+        start = max(0.0, frame_seconds * int(path.starts[first]) - LETTER_SECONDS)
+        end = min(frame_seconds * len(log_probs), frame_seconds * int(path.ends[last]) + LETTER_SECONDS)
+        if words and start < words[-1].end:
+            start = words[-1].end = round((start + words[-1].end) / 2, 3)
+        confidence = float(np.exp(path.scores[first : last + 1].mean()))
         words.append(Word(round(start, 3), round(end, 3), found.group(), round(confidence, 3)))
     return words
 
 
-def align(labels: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-    """The likeliest CTC path through labels [n]: for each its first frame, the one after its last, its best log prob.
+def labels_of(spelled: bytes) -> np.ndarray:
+    """The CTC head's classes [n] of bytes."""
+    return np.frombuffer(spelled, np.uint8).astype(np.int64) + 1
+
+
+def align(labels: np.ndarray, log_probs: np.ndarray) -> Path | None:
+    """The likeliest CTC path through labels [n], given log_probs [L, 257].
 
     Viterbi over blanks and labels (Graves et al. 2006, section 4.1). None where no path has room for all labels.
     """
@@ -61,6 +81,7 @@ def align(labels: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.nda
         best = np.maximum(np.maximum(score, one), two)
         steps[t] = np.where(best == score, 0, np.where(best == one, 1, 2))
         score = best + emitted[t]
+    total = float(max(score[-1], score[-2]))
     state = 2 * n if score[-1] >= score[-2] else 2 * n - 1
     starts, ends, scores = np.zeros(n, np.int64), np.zeros(n, np.int64), np.full(n, -np.inf)
     for t in range(frames - 1, -1, -1):
@@ -70,7 +91,7 @@ def align(labels: np.ndarray, log_probs: np.ndarray) -> tuple[np.ndarray, np.nda
             ends[label] = ends[label] or t + 1
             scores[label] = max(scores[label], emitted[t, state])
         state -= int(steps[t, state])
-    return starts, ends, scores
+    return Path(starts, ends, scores, total)
 
 
 def spread_words(segment: Segment) -> list[Word]:

@@ -1,0 +1,66 @@
+"""Hotwords are written where they were said, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from test_times import log_probs_of, spelled_path
+
+from depthup.transcribe.hotwords import listed, places, with_hotwords
+
+SECONDS = 0.02
+
+
+def heard(spelled: str, doubts: dict[int, str] | None = None) -> np.ndarray:
+    """What a head says that spells this; where it doubts, the other letter is nearly as likely."""
+    log_probs = log_probs_of(spelled_path(spelled, gap=2))
+    for place, other in (doubts or {}).items():
+        log_probs[3 * place + 2, ord(other) + 1] = np.log(0.2)
+    return log_probs
+
+
+def no_preference(texts: Sequence[str]) -> list[float]:
+    return [-10.0] * len(texts)
+
+
+def test_a_list_has_commas_or_lines():
+    assert listed(" Anna  Kowalski, Gdynia\nbrexit,,") == ["Anna Kowalski", "Gdynia", "brexit"]
+    assert listed("") == []
+
+
+def test_a_word_is_found_where_it_is_spelled_and_its_path_is_the_best():
+    log_probs = heard("go to gdynia or to dinner")
+    ((first, end),) = places("Gdynia", log_probs)
+    assert (first, end) == (3 * 6 + 2, 3 * 12)
+    assert len(list(places("to", log_probs))) == 0  # too short to tell
+    assert len(list(places("Warsaw", log_probs))) == 0
+    twice = heard("anna and anna")
+    assert sorted(places("Anna", twice)) == [(2, 12), (29, 39)]
+    assert list(places("mississippi", heard("mississippi"))) == [(2, 33)]  # doubled letters need a blank
+
+
+def test_what_was_nearly_spelled_is_written_as_in_the_list():
+    log_probs = heard("we met kovalsky in gdinya", {9: "w", 14: "i", 21: "y", 23: "i"})
+    text = 'We met "Kovalsky" in Gdinya.'
+    wanted = 'We met "Kowalski" in Gdynia.'
+    found = with_hotwords(text, "we met kovalsky in gdinya", log_probs, SECONDS, ["Gdynia", "Kowalski"], no_preference)
+    assert found == wanted
+    again = with_hotwords(wanted, "we met kovalsky in gdinya", log_probs, SECONDS, ["Kowalski"], no_preference)
+    assert again == wanted
+
+
+def test_the_llm_can_refuse():
+    log_probs, text = heard("the cart is full", {7: "d"}), "The cart is full."
+    against = {"The cart is full.": -5.0, "The card is full.": -40.0}
+    weigh = lambda texts: [against[text] for text in texts]  # noqa: E731
+    assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], no_preference) == "The card is full."
+    assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], weigh) == text
+
+
+@pytest.mark.parametrize("said", ["we met kovalsky in gdinya", "the cart is full", "turn on the kitchen light", ""])
+def test_nothing_of_a_list_leaks_that_was_not_said(said: str):
+    strangers = ["Schwarzenegger", "Timbuktu", "photosynthesis", "Rumpelstiltskin", "quarterly revenue", "art"]
+    found = with_hotwords(said, said, heard(said or "x"), SECONDS, strangers, no_preference)
+    assert found == said
