@@ -25,6 +25,10 @@ def no_preference(texts: Sequence[str]) -> list[float]:
     return [-10.0] * len(texts)
 
 
+def the_listed(texts: Sequence[str]) -> list[float]:
+    return [-10.0, -5.0]
+
+
 def test_a_list_has_commas_or_lines():
     assert listed(" Anna  Kowalski, Gdynia\nbrexit,,") == ["Anna Kowalski", "Gdynia", "brexit"]
     assert listed("") == []
@@ -45,17 +49,26 @@ def test_what_was_nearly_spelled_is_written_as_in_the_list():
     log_probs = heard("we met kovalsky in gdinya", {9: "w", 14: "i", 21: "y", 23: "i"})
     text = 'We met "Kovalsky" in Gdinya.'
     wanted = 'We met "Kowalski" in Gdynia.'
-    found = with_hotwords(text, "we met kovalsky in gdinya", log_probs, SECONDS, ["Gdynia", "Kowalski"], no_preference)
+    found = with_hotwords(text, "we met kovalsky in gdinya", log_probs, SECONDS, ["Gdynia", "Kowalski"], the_listed)
     assert found == wanted
-    again = with_hotwords(wanted, "we met kovalsky in gdinya", log_probs, SECONDS, ["Kowalski"], no_preference)
+    again = with_hotwords(wanted, "we met kovalsky in gdinya", log_probs, SECONDS, ["Kowalski"], the_listed)
     assert again == wanted
+
+
+def test_what_was_spelled_wins_over_what_was_written():
+    log_probs = heard("we met kowalski")
+    assert with_hotwords("We met call key.", "we met kowalski", log_probs, SECONDS, ["Kowalski"], no_preference) in (
+        "We met Kowalski.",
+        "We met Kowalski key.",
+        "We met call Kowalski.",
+    )
 
 
 def test_the_llm_can_refuse():
     log_probs, text = heard("the cart is full", {7: "d"}), "The cart is full."
     against = {"The cart is full.": -5.0, "The card is full.": -40.0}
     weigh = lambda texts: [against[text] for text in texts]  # noqa: E731
-    assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], no_preference) == "The card is full."
+    assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], the_listed) == "The card is full."
     assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], weigh) == text
 
 

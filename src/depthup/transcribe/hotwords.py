@@ -14,10 +14,8 @@ LEAST_LETTERS = 3
 """Shorter words sound like parts of too many others."""
 LEAST_ALIKE = 50
 """Per cent of a hotword's letters that must be spelled somewhere for it to be looked for at all, which takes time."""
-WORST_MATCH = -2.0
+WORST_MATCH = -1.0
 """Log probability a letter that a proposal may lose, on average, against what the head spells."""
-BONUS = 1.0
-"""Log probability a letter by which a hotword is likelier than the LLM thinks."""
 MOST_PLACES = 4
 """Places in a clip where one hotword is looked for."""
 
@@ -36,14 +34,14 @@ def with_hotwords(
     """The text, with hotwords in the place of what was written where they were said.
 
     A hotword is proposed where the CTC head's outputs `log_probs` [L, 257], read as `spelled`, nearly spell it. It is
-    taken where the text with it has more log probability, of CTC head and LLM together and its bonus included, than the
+    taken where the text with it has more log probability, of CTC head and LLM together, than the
     one without. Texts are written without the LLM seeing the list, so that it cannot repeat what was not said.
     """
     alike = (word for word in hotwords if partial_ratio(word.casefold(), spelled.casefold()) >= LEAST_ALIKE)
     for hotword in alike:
         for start, end in places(hotword, log_probs):
             proposed = _placed(text, hotword, log_probs, frame_seconds, start, end)
-            if proposed != text and _gain(text, proposed, log_probs, weigh) + BONUS * len(hotword) > 0:
+            if proposed != text and _gain(text, proposed, log_probs, weigh) > 0:
                 text = proposed
     return text
 
