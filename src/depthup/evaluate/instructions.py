@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lhotse.cut import Cut
 
 from depthup.config import DataConfig
@@ -147,12 +148,15 @@ def _along(model: Any, inputs: dict[str, torch.Tensor], answers: Sequence[list[i
     rows = [torch.tensor(answer, device=model.device) for answer in answers]
     behind = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)
     real = torch.nn.utils.rnn.pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
-    mask = torch.cat([inputs["attention_mask"], real], 1)
-    inputs = {
-        **inputs,
-        "input_ids": torch.cat([inputs["input_ids"], behind], 1),
-        "attention_mask": mask,
-        "position_ids": (mask.cumsum(1) - 1).clamp(min=0),
-    }
-    logits = model(**inputs, use_cache=False, logits_to_keep=behind.shape[1] + 1).logits
+    if "input_features" in inputs:  # speech may take other positions than its placeholders
+        heard = model.hear(**inputs)
+        embeds, before = heard.inputs_embeds, heard.attention_mask
+        answered = torch.cat([embeds, model.get_input_embeddings()(behind).to(embeds.dtype)], 1)
+        prompts = {"inputs_embeds": answered, "speech_ids": F.pad(heard.speech_ids, (0, behind.shape[1]))}
+    else:
+        prompts, before = {"input_ids": torch.cat([inputs["input_ids"], behind], 1)}, inputs["attention_mask"]
+    mask = torch.cat([before, real], 1)
+    places = (mask.cumsum(1) - 1).clamp(min=0)
+    kept = behind.shape[1] + 1
+    logits = model(**prompts, attention_mask=mask, position_ids=places, use_cache=False, logits_to_keep=kept).logits
     return (row[: len(answer)] for row, answer in zip(logits, answers, strict=True))
