@@ -40,9 +40,9 @@ from depthup.model.positions import IGNORE, Heard, grow, with_prompts
 from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import quantize
 from depthup.model.remote_code import CodeFromPackage
-from depthup.model.speech_context import NEVER, SpeechContext, speech_start
+from depthup.model.speech_context import NEVER, InsertedCacheLayer, SpeechContext, speech_start
 from depthup.model.summary import ModelSummary, summarize
-from depthup.model.upscale import base_config_of, insert_layers
+from depthup.model.upscale import base_config_of, insert_layers, inserted_layers
 from depthup.registration import MODEL_TYPE
 
 CTC_SHARE = 0.3
@@ -199,8 +199,11 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
 
     def new_cache(self) -> DynamicCache:
-        """An empty cache for the base's layers; inserted layers that need one add their own entries."""
-        return DynamicCache(config=base_config_of(self.llm))
+        """An empty cache: entries of the base's layers, and behind them those of inserted layers that need one."""
+        cache = DynamicCache(config=base_config_of(self.llm))
+        if self.config.upscale and self.scope != "speech":
+            cache.layers += [InsertedCacheLayer() for _ in inserted_layers(self.llm)]
+        return cache
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
