@@ -283,7 +283,7 @@ def heard(monkeypatch: pytest.MonkeyPatch):
     """A data set in memory whose clips are heard as their texts without the last letter; says what was done."""
     seen = SimpleNamespace(cuts=[], groups=[])
 
-    def read_audio(cut, sampling_rate: int) -> np.ndarray:
+    def read_speech(cut, processor) -> np.ndarray:
         if "bad" in (cut.supervisions[0].custom or {}):
             raise BadAudio(f"{cut.id}: no such audio file")
         return np.array([int(cut.id[5:])], dtype=np.float32)
@@ -294,7 +294,7 @@ def heard(monkeypatch: pytest.MonkeyPatch):
         return [Transcript("", f"{text[:-2]} end") for text in texts]
 
     monkeypatch.setattr(asr, "load_cuts", lambda source, data, texts: iter(seen.cuts))
-    monkeypatch.setattr(asr, "read_audio", read_audio)
+    monkeypatch.setattr(asr, "read_speech", read_speech)
     monkeypatch.setattr(asr, "transcribe_recordings", transcribe)
     return seen
 
