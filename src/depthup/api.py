@@ -60,7 +60,8 @@ def load(
     """A checkpoint's model on `device`, or a GPU where there is one and no `device_map` is given, and its processor.
 
     Args:
-        encoder, codec: where audio encoder and neural codec stand now, if they have moved.
+        encoder: where the audio encoder stands now, if it has moved.
+        codec: the same of the neural codec of discrete tokens.
         kwargs: go to `SpeechLM.from_pretrained`, e.g. `base="/where/the/base/is/now"`.
 
     Raises UserError.
@@ -130,8 +131,9 @@ def train(
 
     Args:
         recipe: the recipe, or its file with `overrides` such as `--train.max_steps=100`.
-        train_dataset, eval_dataset: recordings instead of `data.train` and `data.validation`: a Hugging Face dataset,
-            or a list of dicts with `audio`, a path or `{"array", "sampling_rate"}`, `text`, and what a manifest has.
+        train_dataset: recordings instead of `data.train`: a Hugging Face dataset, or a list of dicts with `audio`, a
+            path or `{"array", "sampling_rate"}`, `text`, and what a manifest has.
+        eval_dataset: the same instead of `data.validation`.
 
     A run that stands in `output_dir` already is resumed where its last checkpoint left it, also by another number of
     processes (`torchrun`), which is exact when accumulated batches times processes stay the same.
