@@ -240,7 +240,7 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
 
     def make_out(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """What the front end alone makes out in N recordings: its draft, or what the CTC head spells."""
-        speech = self.embed_speech(features, lengths, with_ctc=True)
+        speech = self(input_features=features, input_lengths=lengths, front_end_only=True)
         if speech.texts is not None:
             return speech.texts
         assert speech.ctc_log_probs is not None and speech.ctc_lengths is not None
@@ -265,6 +265,26 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         Arguments are those of `forward`. Rows stay padded on the side on which they were; where none was, on the right
         with labels, else on the left. Raises ValueError when placeholders and speech do not match.
         """
+        # By the forward pass, since sharded weights are gathered for that alone.
+        return self(
+            input_ids=input_ids,
+            input_features=input_features,
+            input_lengths=input_lengths,
+            attention_mask=attention_mask,
+            labels=labels,
+            return_ctc=with_ctc,
+            hear_only=True,
+        )
+
+    def _hear(
+        self,
+        input_ids: torch.Tensor,
+        input_features: torch.Tensor,
+        input_lengths: torch.Tensor,
+        attention_mask: Optional[torch.Tensor],
+        labels: Optional[torch.Tensor],
+        with_ctc: bool,
+    ) -> Heard:
         speech = self.embed_speech(input_features, input_lengths, with_ctc)
         is_speech = input_ids == self.config.audio_token_id
         if not self.connector.positions_from_length:
@@ -299,12 +319,13 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         ctc_label_lengths: Optional[torch.Tensor] = None,
         ctc_weight: float = 0.0,
         front_end_only: bool = False,
+        hear_only: bool = False,
         num_items_in_batch: Union[int, torch.Tensor, None] = None,
         use_cache: Optional[bool] = None,
         logits_to_keep: Union[int, torch.Tensor] = 0,
         return_ctc: bool = False,
         **kwargs: Any,
-    ) -> CausalLMOutputWithPast:
+    ) -> Union[CausalLMOutputWithPast, Speech, Heard]:
         """
         Args:
             input_ids: [B, T], with the placeholder id at each speech frame.
@@ -314,13 +335,16 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
             ctc_labels, ctc_label_lengths: [N, L] bytes + 1 and [N], for the CTC head.
-            ctc_weight: weight of the CTC loss. front_end_only: that loss alone, without the LLM.
+            ctc_weight: weight of the CTC loss.
+            front_end_only: no LLM; the front end's own loss, or without `ctc_labels` the `Speech` it makes.
+            hear_only: no LLM; the batch as `hear` gives it.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
             return_ctc: with speech and a CTC head, give a `SpeechLMOutput`.
         """
         if front_end_only:
             assert input_features is not None and input_lengths is not None
-            assert ctc_labels is not None and ctc_label_lengths is not None
+            if ctc_labels is None or ctc_label_lengths is None:
+                return self.embed_speech(input_features, input_lengths, with_ctc=True)
             loss = self.front_end_loss(input_features, input_lengths, ctc_labels, ctc_label_lengths)
             return CausalLMOutputWithPast(loss=loss)
         if input_features is None and self._has_placeholders(input_ids, past_key_values):
@@ -329,7 +353,9 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         with_ctc = return_ctc or bool(ctc_weight)
         if input_features is not None:
             assert input_ids is not None and input_lengths is not None
-            heard = self.hear(input_ids, input_features, input_lengths, attention_mask, labels, with_ctc)
+            heard = self._hear(input_ids, input_features, input_lengths, attention_mask, labels, with_ctc)
+            if hear_only:
+                return heard
             inputs_embeds, speech_ids, speech = heard.inputs_embeds, heard.speech_ids, heard.speech
             attention_mask, labels, input_ids = heard.attention_mask, heard.labels, None
         if use_cache is None:

@@ -38,7 +38,7 @@ class FramesConnector(Connector):
         frames = frames * frame_mask(lengths, frames.shape[1])[..., None]
         frames = F.pad(frames, (0, 0, 0, -frames.shape[1] % stack))
         stacked = frames.reshape(frames.shape[0], -1, frames.shape[2] * stack)
-        out = self.linear2(F.gelu(self.linear1(self.norm(stacked))))
+        out = self.linear2(F.gelu(self.linear1(self.norm(stacked.to(self.norm.weight.dtype)))))
         return F.rms_norm(out, out.shape[-1:]) * self.sizes.embedding_std, self.output_lengths(lengths)
 
     def forward(
