@@ -94,8 +94,10 @@ def test_what_it_does_not_fit_goes_its_own_way(products):
 
 
 @pytest.mark.parametrize("mask", ["none", "some", "added", "causal"])
-def test_attention_in_bfloat16_is_computed_in_float32(mask, products, monkeypatch):
-    """As training calls it: under autocast, which would bring the inputs back to bfloat16."""
+@pytest.mark.parametrize("pays", [False, True])
+def test_attention_in_bfloat16_is_computed_in_float32(mask, pays, monkeypatch):
+    """As training calls it, on every CPU: under autocast, which would bring the inputs back to bfloat16."""
+    monkeypatch.setattr(cpu_kernels, "_pays", lambda: pays)
     torch.manual_seed(0)
     given = [torch.randn(2, 3, 5, 8, dtype=torch.bfloat16, requires_grad=True) for _ in range(3)]
     options = {
@@ -132,7 +134,8 @@ def test_text_alone_is_computed_as_the_base_computes_it(products):
 
 
 @pytest.mark.parametrize("checkpointing", ["false", "true"])
-def test_training_in_bfloat16_attends_in_float32(tmp_path, products, monkeypatch, checkpointing):
+def test_training_in_bfloat16_attends_in_float32(tmp_path, monkeypatch, checkpointing):
+    monkeypatch.setattr(cpu_kernels, "_pays", lambda: False)
     options = ["--train.max_steps=2", f"--train.gradient_checkpointing={checkpointing}", "--dtype=bfloat16"]
     seen = []
     step = SpeechTrainer.training_step

@@ -18,7 +18,7 @@ from depthup.errors import UserError
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
 from depthup.model.encoders import encoder_kind
-from depthup.model.encoders.writer import Writer, Written
+from depthup.model.encoders.writer import Writer, Written, _choose
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "commonvoice-en" / "test.jsonl"
@@ -123,3 +123,12 @@ def test_an_english_model_takes_no_language_and_a_multilingual_one_only_those_it
     several.config.language = "xx"
     with pytest.raises(UserError, match="encoder.language xx"):
         several.beginning(None, frames[:1], real)
+
+
+def test_a_token_in_doubt_is_drawn_by_its_chances_and_a_certain_one_is_kept():
+    torch.manual_seed(0)
+    logits = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.96, 0.01, 0.03, 0.0]]).log()
+    drawn = torch.stack([_choose(logits, 2.0) for _ in range(4000)])
+    shares = torch.stack([(drawn[:, 0] == token).float().mean() for token in range(4)])
+    torch.testing.assert_close(shares, logits[0].div(2).softmax(-1), rtol=0, atol=0.03)
+    assert set(drawn[:, 1].tolist()) == {0}

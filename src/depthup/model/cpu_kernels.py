@@ -20,11 +20,12 @@ for _cache in ("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "LRU_CACHE_CAPACITY"):
 
 
 def fast_kernels(device: torch.device) -> AbstractContextManager:
-    """Within it linear layers in float32, and attention in bfloat16, may be faster and round otherwise on a CPU.
+    """Within it linear layers in float32, and attention that trains in bfloat16, are faster and round otherwise.
 
     Training and transcription enter it; what must be bit-identical to the base does not.
     """
-    return _FastKernels() if device.type == "cpu" and _pays() else nullcontext()
+    useful = device.type == "cpu" and (torch.is_grad_enabled() or _pays())
+    return _FastKernels() if useful else nullcontext()
 
 
 def multiplies_bfloat16() -> Optional[bool]:
@@ -43,14 +44,17 @@ def _cpu() -> str:
 
 @cache
 def _pays() -> bool:
-    """MKL takes slow ways on AMD's processors. Told by name and not by trial, since a resumed run must choose alike."""
+    """Whether MKL's products are slow here, as on AMD's processors.
+
+    Told by name and not by trial, since a resumed run must choose alike.
+    """
     return hasattr(torch.ops.mkldnn, PRODUCT) and torch.backends.mkl.is_available() and "AuthenticAMD" in _cpu()
 
 
 class _FastKernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Optional[dict[str, Any]] = None) -> Any:
         training = torch.is_grad_enabled()
-        if func is F.linear and not kwargs and _fits(*args[:2]):
+        if func is F.linear and not kwargs and _pays() and _fits(*args[:2]):
             return (_Linear.apply if training else _product)(*args)
         if func is F.scaled_dot_product_attention and training and args and args[0].dtype == torch.bfloat16:
             return _attend(*args, **(kwargs or {}))

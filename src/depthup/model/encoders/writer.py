@@ -160,8 +160,12 @@ class Writer:
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     """The likeliest of each row, or one drawn at the temperature where the likeliest is not certain."""
+    likeliest = logits.argmax(-1)
     if not temperature:
-        return logits.argmax(-1)
-    likeliest = logits.softmax(-1).max(-1)
-    drawn = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
-    return torch.where(likeliest.values > CERTAIN, likeliest.indices, drawn)
+        return likeliest
+    chances = logits.softmax(-1)
+    doubted = chances.gather(-1, likeliest[:, None])[:, 0] <= CERTAIN
+    # By one random number a row: torch.multinomial draws one for each word of the vocabulary.
+    steps = (logits[doubted] / temperature).softmax(-1).cumsum(-1)
+    drawn = torch.searchsorted(steps, torch.rand(len(steps), 1, device=logits.device) * steps[:, -1:])[:, 0]
+    return likeliest.masked_scatter(doubted, drawn.clamp(max=logits.shape[-1] - 1))
