@@ -16,8 +16,8 @@ import pytest
 import soundfile
 from small_run import save_base, save_recipe, shipped_recipes
 
-from depthup import cli
 from depthup.cli import COMMANDS, main
+from depthup.cli.options import add_measures, measure_words
 from depthup.config import Recipe
 from depthup.recipe import dump_recipe, known_keys, load_recipe
 
@@ -128,11 +128,11 @@ def test_transcribe_and_evaluate(trained, capsys, monkeypatch):
 
 def test_a_sweep_measures_what_evaluate_measures():
     parser = argparse.ArgumentParser()
-    cli._add_measures(parser)
+    add_measures(parser)
     words = ["--asr", "a", "--asr", "b", "--by", "x", "--text", "t", "--text-data", "d", "--limit", "3"]
     words += ["--instruction", "Say it.", "--examples", "e", "--text-tasks", "piqa,paper"]
     given = parser.parse_args(words)
-    assert parser.parse_args(cli._measure_words(given)) == given
+    assert parser.parse_args(measure_words(given)) == given
 
 
 def test_a_directory_of_transcripts_and_one_that_nobody_reads_on(trained, tmp_path, capsys, monkeypatch):
