@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,19 +29,23 @@ def shipped_recipes() -> list[Path]:
     return [path for path in found if path.stem not in PARTS]
 
 
-def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:
-    """A random Llama over bytes, in the hub's layout."""
+def byte_tokenizer(first: Sequence[str], **marks: str) -> PreTrainedTokenizerFast:
+    """A token for each byte, behind those of `first`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    vocab = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate([*first, *alphabet])}, merges=[]))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **marks)
+
+
+def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:
+    """A random Llama over bytes, in the hub's layout."""
+    fast = byte_tokenizer(["<pad>", "<s>", "</s>"], bos_token="<s>", eos_token="</s>", pad_token="<pad>")
     fast.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     fast.save_pretrained(directory)
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(vocab),
+        vocab_size=len(fast),
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=layers,
@@ -56,11 +61,7 @@ def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:
 
 def save_whisper_tokenizer(directory: Path) -> None:
     """A tokenizer over bytes with Whisper's marks: the end of text behind all text, and every other mark behind it."""
-    vocab = {token: i for i, token in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
-    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[]))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>")
+    fast = byte_tokenizer([], eos_token="<|endoftext|>")
     marks = ["startoftranscript", "en", "fr", "transcribe", "notimestamps"]
     fast.add_special_tokens({"additional_special_tokens": [f"<|{mark}|>" for mark in marks]})
     fast.save_pretrained(directory)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
@@ -23,20 +22,20 @@ from transformers import (
 from transformers.cache_utils import Cache, DynamicCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from depthup.config import ConnectorConfig, LoraConfig, Recipe, Scope
+from depthup.config import LoraConfig, Recipe, Scope
 from depthup.errors import UserError
 from depthup.model.adapt import adapt_llm, adapters_for, unadapted
-from depthup.model.base import embedding_std, load_base, load_base_config, load_tokenizer, resolve_dtype
+from depthup.model.base import embedding_std, load_base, load_base_config, resolve_dtype
 from depthup.model.checkpointed import Checkpointed
 from depthup.model.configuration import SpeechLMConfig, portable
-from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
-from depthup.model.ctc import CtcHead, ctc_loss, spell
+from depthup.model.connectors import CONNECTORS, Speech
+from depthup.model.ctc import ctc_loss
 from depthup.model.encoders import encoder_kind, kept_kind, load_encoder_config
 from depthup.model.encoders.kind import SpeechEncoder
-from depthup.model.encoders.writer import frame_mask
 from depthup.model.fingerprint import fingerprint
+from depthup.model.front_end import FrontEnd
 from depthup.model.identity import prove, reads_embeddings
-from depthup.model.positions import IGNORE, Heard, grow, with_prompts
+from depthup.model.positions import IGNORE, Heard, with_prompts
 from depthup.model.processor import SpeechProcessor
 from depthup.model.quantized import quantize
 from depthup.model.remote_code import CodeFromPackage
@@ -44,9 +43,6 @@ from depthup.model.speech_context import NEVER, InsertedCacheLayer, SpeechContex
 from depthup.model.summary import ModelSummary, summarize
 from depthup.model.upscale import base_config_of, insert_layers, inserted_layers
 from depthup.registration import MODEL_TYPE
-
-CTC_SHARE = 0.3
-"""Of the CTC loss beside a decoder's own."""
 
 
 @dataclass
@@ -57,7 +53,7 @@ class SpeechLMOutput(CausalLMOutputWithPast):
     ctc_lengths: Optional[torch.Tensor] = None
 
 
-class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
+class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
     """Any Hugging Face causal LM, adapted to speech.
 
     It owns no copy of the base's forward pass: inserted layers stand in the base's own list of layers, and learn
@@ -100,33 +96,6 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         self.generation_config = self.llm.generation_config
         # FSDP's units: what a base declares may name classes that it does not hold.
         self._no_split_modules = sorted({type(layer).__name__ for layer in self.llm.get_decoder().layers})
-
-    def _make_connector(self, hidden: int) -> Connector:
-        config = self.config
-        settings, kind = ConnectorConfig(**(config.connector or {})), self.encoder.kind
-        make = CONNECTORS[settings.name]
-        if make.of_tokens != bool(kind.codebook_sizes):
-            gives, other = ("tokens", "tokens") if kind.codebook_sizes else ("frames", "frames or draft")
-            raise UserError(
-                f"connector.name {settings.name}: the encoder {kind.config.name} gives {gives}; choose {other}"
-            )
-        sizes = Sizes(
-            encoder_width=kind.output_size,
-            hidden=hidden,
-            frame_stack=config.frame_stack,
-            ctc_outputs=config.ctc_outputs,
-            embedding_std=config.base_embedding_std,
-            tokenizer=lambda: load_tokenizer(*config.base_source),
-            writes=kind.writer is not None,
-            spoken=config.transcripts == "spoken",
-            codebook_sizes=kind.codebook_sizes,
-        )
-        return make(settings, sizes)
-
-    @property
-    def ctc_head(self) -> Optional[CtcHead]:
-        """The head that spells what the front end heard, where there is one."""
-        return self.connector.ctc_head
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, load_weights: bool = True) -> SpeechLM:
@@ -193,11 +162,6 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
         again = {"use_reentrant": False, "context_fn": lambda: (nullcontext(), within())}
         self.gradient_checkpointing_enable(again)
 
-    @property
-    def ctc_rate(self) -> float:
-        """Outputs of the CTC head for a second of speech."""
-        return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
-
     def new_cache(self) -> DynamicCache:
         """An empty cache: entries of the base's layers, and behind them those of inserted layers that need one."""
         cache = DynamicCache(config=base_config_of(self.llm))
@@ -210,99 +174,6 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
 
     def get_output_embeddings(self) -> nn.Module:
         return self.llm.get_output_embeddings()
-
-    def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor, with_ctc: bool = False) -> Speech:
-        """input_features [N, L, F], input_lengths [N] -> what stands at the positions of speech."""
-        with self._as_trained(features.device):
-            frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
-            temperature = self.connector.config.temperature if self.training else 0.0
-            written = None if self.connector.positions_from_length else self.encoder.write(frames, lengths, temperature)
-            speech = self.connector(frames, lengths, self.get_input_embeddings(), with_ctc, written)
-        return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
-
-    def front_end_loss(
-        self, features: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor
-    ) -> torch.Tensor:
-        """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes].
-
-        The CTC loss; with the encoder model's own decoder its cross-entropy, and a share of the CTC loss (hybrid
-        CTC/attention, Watanabe et al. 2017).
-        """
-        writer = self.encoder.kind.writer
-        with self._as_trained(features.device):
-            frames, lengths = self.encoder(features, lengths)
-            spelled = self.connector.spelling_loss(frames, lengths, labels, label_lengths)
-            if writer is None:
-                return spelled
-            pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
-            texts = [bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
-            return writer.loss(self.encoder.model, frames, lengths, texts) + CTC_SHARE * spelled
-
-    def make_out(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
-        """What the front end alone makes out in N recordings: its draft, or what the CTC head spells."""
-        speech = self(input_features=features, input_lengths=lengths, front_end_only=True)
-        if speech.texts is not None:
-            return speech.texts
-        assert speech.ctc_log_probs is not None and speech.ctc_lengths is not None
-        return spell(speech.ctc_log_probs, speech.ctc_lengths)
-
-    def _as_trained(self, device: torch.device) -> AbstractContextManager:
-        """The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training."""
-        dtype = self.llm.dtype
-        return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
-
-    def hear(
-        self,
-        input_ids: torch.Tensor,
-        input_features: torch.Tensor,
-        input_lengths: torch.Tensor,
-        attention_mask: Optional[torch.Tensor] = None,
-        labels: Optional[torch.Tensor] = None,
-        with_ctc: bool = False,
-    ) -> Heard:
-        """Put speech in the place of placeholders, one per frame, or one per recording that takes what it needs.
-
-        Arguments are those of `forward`. Rows stay padded on the side on which they were; where none was, on the right
-        with labels, else on the left. Raises ValueError when placeholders and speech do not match.
-        """
-        # By the forward pass, since sharded weights are gathered for that alone.
-        return self(
-            input_ids=input_ids,
-            input_features=input_features,
-            input_lengths=input_lengths,
-            attention_mask=attention_mask,
-            labels=labels,
-            return_ctc=with_ctc,
-            hear_only=True,
-        )
-
-    def _hear(
-        self,
-        input_ids: torch.Tensor,
-        input_features: torch.Tensor,
-        input_lengths: torch.Tensor,
-        attention_mask: Optional[torch.Tensor],
-        labels: Optional[torch.Tensor],
-        with_ctc: bool,
-    ) -> Heard:
-        speech = self.embed_speech(input_features, input_lengths, with_ctc)
-        is_speech = input_ids == self.config.audio_token_id
-        if not self.connector.positions_from_length:
-            if int(is_speech.sum()) != len(speech.lengths):
-                raise ValueError(f"{int(is_speech.sum())} placeholders for {len(speech.lengths)} recordings")
-            grown = grow(input_ids, is_speech, speech.lengths, attention_mask, labels)
-            input_ids, attention_mask, labels = grown
-            is_speech = input_ids == self.config.audio_token_id
-        if int(is_speech.sum()) != int(speech.lengths.sum()):
-            raise ValueError(
-                f"{int(is_speech.sum())} placeholders in input_ids for {int(speech.lengths.sum())} speech frames"
-            )
-        real = frame_mask(speech.lengths, speech.embeddings.shape[1])
-        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
-        embeds = embeds.masked_scatter(is_speech[..., None], speech.embeddings[real].to(embeds.dtype))
-        pieces = torch.arange(1, len(speech.lengths) + 1, device=input_ids.device)
-        speech_ids = torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(speech.lengths))
-        return Heard(input_ids, embeds, speech_ids, attention_mask, labels, speech)
 
     def forward(
         self,
@@ -334,54 +205,30 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
                 positions are speech (the number of the audio piece) and which are text (0).
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
-            ctc_labels, ctc_label_lengths: [N, L] bytes + 1 and [N], for the CTC head.
-            ctc_weight: weight of the CTC loss.
+            ctc_labels, ctc_label_lengths, ctc_weight: [N, L] bytes + 1 and [N], for the CTC head; weight of its loss.
             front_end_only: no LLM; the front end's own loss, or without `ctc_labels` the `Speech` it makes.
             hear_only: no LLM; the batch as `hear` gives it.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
             return_ctc: with speech and a CTC head, give a `SpeechLMOutput`.
         """
         if front_end_only:
-            assert input_features is not None and input_lengths is not None
-            if ctc_labels is None or ctc_label_lengths is None:
-                return self.embed_speech(input_features, input_lengths, with_ctc=True)
-            loss = self.front_end_loss(input_features, input_lengths, ctc_labels, ctc_label_lengths)
-            return CausalLMOutputWithPast(loss=loss)
-        if input_features is None and self._has_placeholders(input_ids, past_key_values):
-            raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
+            return self._front_end_alone(input_features, input_lengths, ctc_labels, ctc_label_lengths)
         speech: Optional[Speech] = None
-        with_ctc = return_ctc or bool(ctc_weight)
         if input_features is not None:
-            assert input_ids is not None and input_lengths is not None
+            with_ctc = return_ctc or bool(ctc_weight)
             heard = self._hear(input_ids, input_features, input_lengths, attention_mask, labels, with_ctc)
             if hear_only:
                 return heard
-            inputs_embeds, speech_ids, speech = heard.inputs_embeds, heard.speech_ids, heard.speech
-            attention_mask, labels, input_ids = heard.attention_mask, heard.labels, None
-        if use_cache is None:
-            use_cache = labels is None and self.llm.config.use_cache
-        if use_cache and past_key_values is None:
-            past_key_values = self.new_cache()  # made here, since the context is kept in it
-        shape = inputs_embeds
-        if shape is None:
-            assert input_ids is not None
-            shape = torch.empty(*input_ids.shape, 0, dtype=self.llm.dtype, device=input_ids.device)
-        context = self._context(speech_ids, shape, attention_mask, past_key_values)
-        inputs = {
-            "input_ids": input_ids,
-            "inputs_embeds": inputs_embeds,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "past_key_values": past_key_values,
-            "use_cache": use_cache,
-            "speech": context,
-            **kwargs,
-        }
-        with self._adapters(speech_ids, past_key_values, shape):
-            if labels is None:
-                outputs = self.llm(**inputs, logits_to_keep=logits_to_keep)
-                return _with_ctc(outputs, speech) if return_ctc and speech is not None else outputs
-            hidden = self.llm.get_decoder()(**inputs).last_hidden_state
+            input_ids, inputs_embeds, speech_ids, speech = None, heard.inputs_embeds, heard.speech_ids, heard.speech
+            attention_mask, labels = heard.attention_mask, heard.labels
+        else:
+            self._refuse_placeholders(input_ids, past_key_values)
+        inputs = {"input_ids": input_ids, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask, **kwargs}
+        inputs |= {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": use_cache}
+        if labels is None:
+            outputs = self._run_llm(inputs, speech_ids, logits_to_keep)
+            return _with_ctc(outputs, speech) if return_ctc and speech is not None else outputs
+        hidden = self._run_llm(inputs, speech_ids).last_hidden_state
         loss = self._label_loss(hidden, labels, num_items_in_batch)
         if ctc_weight and speech is not None and speech.ctc_log_probs is not None:
             share = 1.0 if num_items_in_batch is None else (labels != IGNORE).sum() / num_items_in_batch
@@ -389,11 +236,32 @@ class SpeechLM(Checkpointed, CodeFromPackage, PreTrainedModel, GenerationMixin):
             loss = loss + ctc_weight * share * spelled
         return CausalLMOutputWithPast(loss=loss)
 
-    def _has_placeholders(self, input_ids: Optional[torch.Tensor], cache: Optional[Cache]) -> bool:
-        """Whether ids ask for speech; behind a cache they are generated, and no GPU is waited for to see that."""
+    def _run_llm(
+        self,
+        inputs: dict[str, Any],
+        speech_ids: Optional[torch.Tensor],
+        logits_to_keep: Union[int, torch.Tensor, None] = None,
+    ) -> Any:
+        """Outputs of the LLM; without `logits_to_keep` those of its decoder alone, as a loss at labels needs them."""
+        if inputs["use_cache"] is None:
+            inputs["use_cache"] = logits_to_keep is not None and self.llm.config.use_cache
+        if inputs["use_cache"] and inputs["past_key_values"] is None:
+            inputs["past_key_values"] = self.new_cache()  # made here, since the context is kept in it
+        cache, shape, ids = inputs["past_key_values"], inputs["inputs_embeds"], inputs["input_ids"]
+        if shape is None:
+            shape = torch.empty(*ids.shape, 0, dtype=self.llm.dtype, device=ids.device)
+        inputs["speech"] = self._context(speech_ids, shape, inputs["attention_mask"], cache)
+        with self._adapters(speech_ids, cache, shape):
+            if logits_to_keep is None:
+                return self.llm.get_decoder()(**inputs)
+            return self.llm(**inputs, logits_to_keep=logits_to_keep)
+
+    def _refuse_placeholders(self, input_ids: Optional[torch.Tensor], cache: Optional[Cache]) -> None:
+        """Ids without speech must not ask for it; behind a cache they are generated, and no GPU is asked."""
         if input_ids is None or (not input_ids.is_cpu and cache is not None and int(cache.get_seq_length())):
-            return False
-        return bool((input_ids == self.config.audio_token_id).any())
+            return
+        if (input_ids == self.config.audio_token_id).any():
+            raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
 
     def _context(
         self,

@@ -57,7 +57,7 @@ class Connector(nn.Module):
     """Encoder frames [N, T, encoder width] in, embeddings at the positions of speech out.
 
     The front end (encoder and connector) can learn to spell alone: the CTC head reads `ctc_states`, before any layer of
-    the LLM. Subclasses give `ctc_states` and `forward`.
+    the LLM. Subclasses give `ctc_states`.
     """
 
     positions_from_length = True
@@ -95,8 +95,13 @@ class Connector(nn.Module):
             embed: maps the LLM's tokens.
             with_ctc: whether the CTC head's outputs are wanted.
             written: what the encoder model's own decoder made out, where it has one.
+
+        Unless a subclass makes something else of it, what the CTC head reads is what the LLM does.
         """
-        raise NotImplementedError
+        states, lengths = self.ctc_states(frames, lengths)
+        if self.ctc_head is None or not with_ctc:
+            return Speech(states, lengths)
+        return Speech(states, lengths, *self.ctc_head(states, lengths))
 
     def spelling_loss(
         self, frames: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor

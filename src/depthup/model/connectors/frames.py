@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from depthup.config import ConnectorConfig
-from depthup.model.connectors.connector import Connector, Sizes, Speech
+from depthup.model.connectors.connector import Connector, Sizes
 from depthup.model.ctc import CtcHead
-from depthup.model.encoders.writer import Written, frame_mask
+from depthup.model.encoders.writer import frame_mask
 
 
 class FramesConnector(Connector):
@@ -40,16 +37,3 @@ class FramesConnector(Connector):
         stacked = frames.reshape(frames.shape[0], -1, frames.shape[2] * stack)
         out = self.linear2(F.gelu(self.linear1(self.norm(stacked.to(self.norm.weight.dtype)))))
         return F.rms_norm(out, out.shape[-1:]) * self.sizes.embedding_std, self.output_lengths(lengths)
-
-    def forward(
-        self,
-        frames: torch.Tensor,
-        lengths: torch.Tensor,
-        embed: nn.Module,
-        with_ctc: bool,
-        written: Optional[Sequence[Written]] = None,
-    ) -> Speech:
-        states, lengths = self.ctc_states(frames, lengths)
-        if self.ctc_head is None or not with_ctc:
-            return Speech(states, lengths)
-        return Speech(states, lengths, *self.ctc_head(states, lengths))

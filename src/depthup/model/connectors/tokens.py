@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Optional
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from depthup.config import ConnectorConfig
-from depthup.model.connectors.connector import Connector, Sizes, Speech
+from depthup.model.connectors.connector import Connector, Sizes
 from depthup.model.ctc import CtcHead
-from depthup.model.encoders.writer import Written, frame_mask
+from depthup.model.encoders.writer import frame_mask
 
 
 class TokensConnector(Connector):
@@ -48,16 +45,3 @@ class TokensConnector(Connector):
         weights = F.pad(real, padding).reshape(shape).to(self.table.weight.dtype)
         sums = F.embedding_bag(ids, self.table.weight, per_sample_weights=weights, mode="sum")
         return sums.reshape(frames.shape[0], -1, sums.shape[-1]), self.output_lengths(lengths)
-
-    def forward(
-        self,
-        frames: torch.Tensor,
-        lengths: torch.Tensor,
-        embed: nn.Module,
-        with_ctc: bool,
-        written: Optional[Sequence[Written]] = None,
-    ) -> Speech:
-        states, lengths = self.ctc_states(frames, lengths)
-        if self.ctc_head is None or not with_ctc:
-            return Speech(states, lengths)
-        return Speech(states, lengths, *self.ctc_head(states, lengths))

@@ -1,0 +1,173 @@
+"""The front end of a speech LLM: recordings in, what stands at the positions of speech out, without the LLM."""
+
+from __future__ import annotations
+
+import dataclasses
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Optional, Union
+
+import torch
+from torch import nn
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from depthup.config import ConnectorConfig
+from depthup.errors import UserError
+from depthup.model.base import load_tokenizer
+from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
+from depthup.model.ctc import CtcHead, spell
+from depthup.model.encoders.kind import SpeechEncoder
+from depthup.model.encoders.writer import frame_mask
+from depthup.model.positions import Heard, grow
+
+CTC_SHARE = 0.3
+"""Of the CTC loss beside a decoder's own."""
+
+
+class FrontEnd(nn.Module):
+    """The methods of `SpeechLM` that hear, with its encoder and its connector.
+
+    From outside, modules are reached by the model's forward pass alone (`make_out`, `hear`), since FSDP gathers sharded
+    weights for nothing else.
+    """
+
+    config: Any
+    llm: Any
+    encoder: SpeechEncoder
+    connector: Connector
+
+    def _make_connector(self, hidden: int) -> Connector:
+        config = self.config
+        settings, kind = ConnectorConfig(**(config.connector or {})), self.encoder.kind
+        make = CONNECTORS[settings.name]
+        if make.of_tokens != bool(kind.codebook_sizes):
+            gives, other = ("tokens", "tokens") if kind.codebook_sizes else ("frames", "frames or draft")
+            raise UserError(
+                f"connector.name {settings.name}: the encoder {kind.config.name} gives {gives}; choose {other}"
+            )
+        sizes = Sizes(
+            encoder_width=kind.output_size,
+            hidden=hidden,
+            frame_stack=config.frame_stack,
+            ctc_outputs=config.ctc_outputs,
+            embedding_std=config.base_embedding_std,
+            tokenizer=lambda: load_tokenizer(*config.base_source),
+            writes=kind.writer is not None,
+            spoken=config.transcripts == "spoken",
+            codebook_sizes=kind.codebook_sizes,
+        )
+        return make(settings, sizes)
+
+    @property
+    def ctc_head(self) -> Optional[CtcHead]:
+        """The head that spells what the front end heard, where there is one."""
+        return self.connector.ctc_head
+
+    @property
+    def ctc_rate(self) -> float:
+        """Outputs of the CTC head for a second of speech."""
+        return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
+
+    def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor, with_ctc: bool = False) -> Speech:
+        """input_features [N, L, F], input_lengths [N] -> what stands at the positions of speech."""
+        with self._as_trained(features.device):
+            frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
+            temperature = self.connector.config.temperature if self.training else 0.0
+            written = None if self.connector.positions_from_length else self.encoder.write(frames, lengths, temperature)
+            speech = self.connector(frames, lengths, self.get_input_embeddings(), with_ctc, written)
+        return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
+
+    def front_end_loss(
+        self, features: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes].
+
+        The CTC loss; with the encoder model's own decoder its cross-entropy, and a share of the CTC loss (hybrid
+        CTC/attention, Watanabe et al. 2017).
+        """
+        writer = self.encoder.kind.writer
+        with self._as_trained(features.device):
+            frames, lengths = self.encoder(features, lengths)
+            spelled = self.connector.spelling_loss(frames, lengths, labels, label_lengths)
+            if writer is None:
+                return spelled
+            pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
+            texts = [bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
+            return writer.loss(self.encoder.model, frames, lengths, texts) + CTC_SHARE * spelled
+
+    def _front_end_alone(
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        labels: Optional[torch.Tensor],
+        label_lengths: Optional[torch.Tensor],
+    ) -> Union[Speech, CausalLMOutputWithPast]:
+        """What it makes of recordings, or with the bytes of transcripts its own loss."""
+        if labels is None or label_lengths is None:
+            return self.embed_speech(features, lengths, with_ctc=True)
+        return CausalLMOutputWithPast(loss=self.front_end_loss(features, lengths, labels, label_lengths))
+
+    def make_out(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
+        """What the front end alone makes out in N recordings: its draft, or what the CTC head spells."""
+        speech = self(input_features=features, input_lengths=lengths, front_end_only=True)
+        if speech.texts is not None:
+            return speech.texts
+        assert speech.ctc_log_probs is not None and speech.ctc_lengths is not None
+        return spell(speech.ctc_log_probs, speech.ctc_lengths)
+
+    def _as_trained(self, device: torch.device) -> AbstractContextManager:
+        """The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training."""
+        dtype = self.llm.dtype
+        return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
+
+    def hear(
+        self,
+        input_ids: torch.Tensor,
+        input_features: torch.Tensor,
+        input_lengths: torch.Tensor,
+        attention_mask: Optional[torch.Tensor] = None,
+        labels: Optional[torch.Tensor] = None,
+        with_ctc: bool = False,
+    ) -> Heard:
+        """Put speech in the place of placeholders, one per frame, or one per recording that takes what it needs.
+
+        Arguments are those of `forward`. Rows stay padded on the side on which they were; where none was, on the right
+        with labels, else on the left. Raises ValueError when placeholders and speech do not match.
+        """
+        # By the forward pass, since sharded weights are gathered for that alone.
+        return self(
+            input_ids=input_ids,
+            input_features=input_features,
+            input_lengths=input_lengths,
+            attention_mask=attention_mask,
+            labels=labels,
+            return_ctc=with_ctc,
+            hear_only=True,
+        )
+
+    def _hear(
+        self,
+        input_ids: torch.Tensor,
+        input_features: torch.Tensor,
+        input_lengths: torch.Tensor,
+        attention_mask: Optional[torch.Tensor],
+        labels: Optional[torch.Tensor],
+        with_ctc: bool,
+    ) -> Heard:
+        speech = self.embed_speech(input_features, input_lengths, with_ctc)
+        is_speech = input_ids == self.config.audio_token_id
+        if not self.connector.positions_from_length:
+            if int(is_speech.sum()) != len(speech.lengths):
+                raise ValueError(f"{int(is_speech.sum())} placeholders for {len(speech.lengths)} recordings")
+            grown = grow(input_ids, is_speech, speech.lengths, attention_mask, labels)
+            input_ids, attention_mask, labels = grown
+            is_speech = input_ids == self.config.audio_token_id
+        if int(is_speech.sum()) != int(speech.lengths.sum()):
+            raise ValueError(
+                f"{int(is_speech.sum())} placeholders in input_ids for {int(speech.lengths.sum())} speech frames"
+            )
+        real = frame_mask(speech.lengths, speech.embeddings.shape[1])
+        embeds = self.get_input_embeddings()(input_ids.masked_fill(is_speech, 0))
+        embeds = embeds.masked_scatter(is_speech[..., None], speech.embeddings[real].to(embeds.dtype))
+        pieces = torch.arange(1, len(speech.lengths) + 1, device=input_ids.device)
+        speech_ids = torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(speech.lengths))
+        return Heard(input_ids, embeds, speech_ids, attention_mask, labels, speech)
