@@ -5,7 +5,7 @@
         --manifest test.jsonl --clips 100 --minutes 10
 
 faster-whisper needs a Python of its own, whose packages are not ours. Every way runs in a process of its own with
-`--threads` threads: first the manifest's clips one by one, then the same clips joined, with half a second between them, to
+`--threads` threads: first the clips of the manifest one by one, then the same clips joined, half a second between them, to
 one recording of `--minutes`, then sounds without speech. A JSON line each on standard output.
 """
 
