@@ -5,8 +5,8 @@
         --manifest test.jsonl --clips 100 --minutes 10
 
 faster-whisper needs a Python of its own, whose packages are not ours. Every way runs in a process of its own with
-`--threads` threads: first the clips of the manifest one by one, then the same clips joined, half a second between them, to
-one recording of `--minutes`, then sounds without speech. A JSON line each on standard output.
+`--threads` threads: first the clips of the manifest one by one, then the same clips joined to one recording of
+`--minutes`, half a second between them, then sounds without speech. A JSON line each on standard output.
 """
 
 from __future__ import annotations
