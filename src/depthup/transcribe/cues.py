@@ -85,9 +85,10 @@ def _lines(text: str) -> list[str]:
         return [text]
     ends = [found.end() for found in UNIT.finditer(text)]
     halves = [(text[:end], text[end:].strip()) for end in ends[:-1]]
-    fitting = [half for half in halves if max(map(cell_len, half)) <= LINE]
+    fitting = [half for half in halves if max(cell_len(half[0]), cell_len(half[1])) <= LINE]
     if fitting:
-        return list(min(fitting, key=lambda half: abs(cell_len(half[0]) - cell_len(half[1]))))
+        first, second = min(fitting, key=lambda half: abs(cell_len(half[0]) - cell_len(half[1])))
+        return [first, second]
     if not halves:
         return [text]
     held = [half for half in halves if cell_len(half[0]) <= LINE] or halves[:1]

@@ -40,7 +40,7 @@ class Heard:
 def heard_in(speech: Speech) -> list[Heard]:
     """What the front end tells of each recording; the LLM's text is not in it yet."""
     count = len(speech.lengths)
-    drafts = speech.texts or [None] * count
+    drafts: list[Optional[str]] = [*speech.texts] if speech.texts else [None] * count
     spelled = speech.spelled()
     if spelled is None:
         return [Heard(draft=draft) for draft in drafts]

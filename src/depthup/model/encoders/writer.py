@@ -76,7 +76,7 @@ class Writer:
                 raise UserError(f"{self.config.name} writes English alone")
             return AS_TRAINED
         if (token := self.token(f"<|{code}|>")) not in self.languages:
-            raise UserError(f"{self.config.name} knows no such language; it knows {', '.join(LANGUAGES)}")
+            raise UserError(f"{self.config.name} knows no such language; it takes codes and English names")
         return token
 
     def beginning(
