@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import math
 import urllib.request
 
 import openai
@@ -69,7 +68,7 @@ def test_a_prompt_comes_before_the_recipes_own(client, server, expected):
     processor = server.service.processor
     heard = CLIP[round(16000 * expected.segments[0].start) :]
     batch = processor([f"Names: Bo\n{processor.prompt}"], [heard])
-    limit = 16 + math.ceil(12 * len(heard) / 16000)
+    limit = server.service.model.config.answer_tokens(len(heard) / 16000)
     ids = server.service.model.generate(**batch, max_new_tokens=limit, do_sample=False)[
         0, batch["input_ids"].shape[1] :
     ]

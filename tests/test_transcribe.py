@@ -16,6 +16,7 @@ from small_run import save_recipe
 
 from depthup.data import reader
 from depthup.errors import UserError
+from depthup.model.configuration import SpeechLMConfig
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.recipe import load_recipe
@@ -36,16 +37,15 @@ class Processor:
     """Prompts are the number of samples of each clip behind padding, so that the fake model can spell it."""
 
     sampling_rate = RATE
-    language = None
     tokenizer = Tokenizer()
 
     def seconds(self, clip: np.ndarray) -> float:
         return len(clip) / RATE
 
     def prompt_batch(
-        self, audio: list[np.ndarray], device: str, instruction: None, prompt: None, language: None
+        self, audio: list[np.ndarray], device: str, instruction: None, prompt: None
     ) -> dict[str, torch.Tensor]:
-        assert device == "cpu" and instruction is prompt is language is None
+        assert device == "cpu" and instruction is prompt is None
         ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
@@ -62,7 +62,8 @@ class Model(torch.nn.Module):
         self.inner = torch.nn.Linear(1, 1)
         self.endless = endless
         self.device = torch.device("cpu")
-        self.ctc_head, self.makes_out = None, False
+        self.ctc_head = None
+        self.config = SpeechLMConfig()
         self.generation_config = SimpleNamespace(repetition_penalty=1.1)  # else it would not be asked to generate
         self.calls: list[SimpleNamespace] = []
 

@@ -18,6 +18,7 @@ from transformers.utils import logging as transformers_logging
 from depthup import files
 from depthup.config import DataConfig, Recipe
 from depthup.data.given import Given, is_given, name_given
+from depthup.data.pace import tokens_per_second
 from depthup.data.replay import refuse_idle
 from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
@@ -29,7 +30,9 @@ from depthup.evaluate.asr import check_source
 from depthup.evaluate.instructions import evaluate_instruction
 from depthup.evaluate.text import read_text
 from depthup.model import checkpoint
+from depthup.model.configuration import ANSWER_AT_LEAST
 from depthup.model.encoders import encoder_kind
+from depthup.model.encoders.writer import TOKENS_AT_LEAST
 from depthup.model.instruction import Instruction
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
@@ -170,6 +173,7 @@ def _train(run: Path, recipe: Recipe) -> Path:
     model = SpeechLM.from_recipe(recipe)
     refuse_idle(recipe, model.keeps_text)
     processor = SpeechProcessor.build(model.config)
+    _learn_pace(model, processor, recipe)
     if recipe.init_from:
         start = checkpoint.find(recipe.init_from)
         if recipe.init_part == "front_end":
@@ -186,6 +190,14 @@ def _train(run: Path, recipe: Recipe) -> Path:
         if trainer.is_world_process_zero():
             checkpoint.save(model, run, processor, weights)  # a run with weights is complete
     return run
+
+
+def _learn_pace(model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
+    """How many tokens a second of this training set holds, after which answers about recordings end."""
+    config, writer = model.config, model.encoder.kind.writer
+    config.tokens_per_second = tokens_per_second(recipe.data, processor.answer_ids, ANSWER_AT_LEAST)
+    if writer is not None:
+        config.written_per_second = tokens_per_second(recipe.data, writer.tokens, TOKENS_AT_LEAST)
 
 
 def transcribe(model: SpeechLM, processor: SpeechProcessor, audio: Any, **options: Any) -> Any:

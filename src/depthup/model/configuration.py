@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any, Optional
 
 from transformers import AutoConfig, PreTrainedConfig
@@ -12,6 +13,9 @@ from depthup.errors import UserError
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
 from depthup.model.upscale import matched_rank, placement_indices
 from depthup.registration import MODEL_TYPE
+
+ANSWER_AT_LEAST = 16
+"""Tokens of a transcript that the shortest recording may have."""
 
 
 class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
@@ -41,6 +45,10 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     connector: Optional[dict[str, Any]] = None
     transcripts: str = "as_is"
     """How transcripts are written, as `data.transcripts`."""
+    tokens_per_second: float = 12.0
+    """Most tokens that are answered to a second of speech, as the training set has taught (`depthup.data.pace`)."""
+    written_per_second: float = 6.0
+    """The same of what the encoder model's own decoder writes."""
     frame_stack: int = 1
     """Encoder frames per speech frame of the LLM."""
     upscale: Optional[dict[str, Any]] = None
@@ -53,8 +61,6 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     """Whether base and encoder are in the checkpoint, beside what was trained."""
     licences: Optional[dict[str, Optional[str]]] = None
     """Of the base and the encoder that are in it, where they are known."""
-    trained_on: Optional[dict[str, Any]] = None
-    """Names of the data, hours and steps, as `model.card.trained_on` gives them, of a checkpoint without its recipe."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, base_config: PreTrainedConfig, **kwargs: Any) -> SpeechLMConfig:
@@ -76,6 +82,10 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
             audio_token_id=base_config.vocab_size,
             **kwargs,
         )
+
+    def answer_tokens(self, seconds: float) -> int:
+        """Most tokens of the transcript of a recording that lasts so long."""
+        return ANSWER_AT_LEAST + math.ceil(self.tokens_per_second * seconds)
 
     def to_dict(self) -> dict[str, Any]:
         """As any configuration's, with the classes that transformers finds by `trust_remote_code`."""

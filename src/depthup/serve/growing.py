@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -43,7 +42,7 @@ class Growing:
             self._pieces.append(Piece(piece.start, piece.samples[:0], piece.shared))
             seconds = len(piece.samples) / self._rate
             size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
-            yield Row(prompt, [piece.samples], 16 + math.ceil(12 * seconds), size, tag=number)
+            yield Row(prompt, [piece.samples], self._service.model.config.answer_tokens(seconds), size, tag=number)
         self._all_known = True
         self.transcript.duration = round(recording.seconds, 3)
 

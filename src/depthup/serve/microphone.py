@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -181,7 +180,7 @@ class Microphone:
         seconds = len(samples) / self.service.processor.sampling_rate
         prompt = self.service.prompt(self.options.language, self.options.prompt)
         size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
-        row = Row(prompt, [samples], 16 + math.ceil(12 * seconds), size)
+        row = Row(prompt, [samples], self.service.model.config.answer_tokens(seconds), size)
 
         async def rows() -> AsyncIterator[Row]:
             yield row

@@ -16,7 +16,10 @@ from depthup.data.transcripts import spoken
 from depthup.errors import UserError
 from depthup.model.connectors.connector import Connector, Sizes, Speech
 from depthup.model.ctc import CtcHead, spell_timed
-from depthup.model.encoders.writer import CERTAIN, Written
+from depthup.model.encoders.writer import Written
+
+CERTAIN = 0.95
+"""CTC outputs that are likelier than this are never sampled."""
 
 
 @dataclass

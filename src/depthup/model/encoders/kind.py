@@ -151,15 +151,11 @@ class SpeechEncoder(nn.Module):
         return None if self.kind.trains else fingerprint(self.model)
 
     def write(
-        self,
-        frames: torch.Tensor,
-        lengths: torch.Tensor,
-        temperature: float = 0.0,
-        languages: Optional[torch.Tensor] = None,
+        self, frames: torch.Tensor, lengths: torch.Tensor, per_second: float, temperature: float = 0.0
     ) -> Optional[list[Written]]:
-        """What the model's own decoder writes of frames [N, T, output size], as `Writer.write`; None without one."""
+        """What the model's own decoder writes of frames [N, T, output size]; None without one."""
         writer = self.kind.writer
-        return writer.write(self.model, frames, lengths, temperature, languages) if writer is not None else None
+        return writer.write(self.model, frames, lengths, per_second, temperature) if writer is not None else None
 
     def freeze(self) -> None:
         """Let train what the kind says trains."""

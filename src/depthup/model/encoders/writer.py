@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,20 +13,18 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
+from transformers.models.whisper.tokenization_whisper import LANGUAGES
 
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
 
-TOKENS_PER_SECOND, TOKENS_AT_LEAST = 6, 8
-"""Most that is written of a recording, which speech does not reach but an endless loop does."""
+TOKENS_AT_LEAST = 8
+"""What may be written of the shortest recording; an endless loop ends at so many, and what a second of it may hold."""
 MULTILINGUAL = 51865
 """Smallest vocabulary of a multilingual Whisper; all have a tokenizer with languages."""
-CERTAIN = 0.95
-"""Tokens that are likelier than this are never sampled."""
+CERTAIN, IN_QUESTION = 0.99, 5
+"""A token that is likelier than the first is never sampled, others among so many of the likeliest."""
 IGNORE = -100
-AS_TRAINED = -1
-"""In the place of a language's token: the one that the recipe names, or the likeliest."""
 
 
 def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
@@ -65,47 +64,25 @@ class Writer:
     def token(self, name: str) -> Optional[int]:
         return self.tokenizer.get_vocab().get(name)
 
-    def language(self, name: str) -> int:
-        """The token of a language, by its code (`fr`, `pt-BR`) or English name; AS_TRAINED where it knows no other.
-
-        Raises UserError, which does not name the option.
-        """
-        code = TO_LANGUAGE_CODE.get(name.lower(), name.lower().replace("_", "-").split("-")[0])
-        if not self.languages:
-            if code != "en":
-                raise UserError(f"{self.config.name} writes English alone")
-            return AS_TRAINED
-        if (token := self.token(f"<|{code}|>")) not in self.languages:
-            raise UserError(f"{self.config.name} knows no such language; it takes codes and English names")
-        return token
-
-    def beginning(
-        self, model: Any, frames: torch.Tensor, real: torch.Tensor, languages: Optional[torch.Tensor] = None
-    ) -> torch.Tensor:
-        """What every transcript begins with, [N, tokens].
-
-        In the language whose token stands in `languages` [N], where that is not negative; else in the recipe's, or
-        without one in the likeliest of each clip.
-        """
+    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """What every transcript begins with, [N, tokens]: in the recipe's language or in the likeliest of each clip."""
         start = torch.full((len(frames), 1), self.token("<|startoftranscript|>"), device=frames.device)
         ids = [start]
         if self.languages:
-            given = torch.full_like(start, AS_TRAINED) if languages is None else languages[:, None].to(start)
-            usual = start if (given >= 0).all() else self._usual_languages(model, start, frames, real)
-            ids += [torch.where(given >= 0, given, usual), torch.full_like(start, self.token("<|transcribe|>"))]
+            if self.config.language:
+                known = self.token(f"<|{self.config.language}|>")
+                if known not in self.languages:
+                    raise UserError(
+                        f"encoder.language {self.config.language}: {self.config.name} knows no such language"
+                    )
+                ids.append(torch.full_like(start, known))
+            else:
+                with torch.no_grad():
+                    logits = self.logits(model, self.states(model, start, frames, real)[:, -1])
+                of_languages = torch.tensor(self.languages, device=frames.device)
+                ids.append(of_languages[logits[:, self.languages].argmax(-1)][:, None])
+            ids.append(torch.full_like(start, self.token("<|transcribe|>")))
         return torch.cat([*ids, torch.full_like(start, self.token("<|notimestamps|>"))], 1)
-
-    def _usual_languages(
-        self, model: Any, start: torch.Tensor, frames: torch.Tensor, real: torch.Tensor
-    ) -> torch.Tensor:
-        if self.config.language:
-            try:
-                return torch.full_like(start, self.language(self.config.language))
-            except UserError as error:
-                raise UserError(f"encoder.language {self.config.language}: {error}") from error
-        with torch.no_grad():
-            logits = self.logits(model, self.states(model, start, frames, real)[:, -1])
-        return torch.tensor(self.languages, device=frames.device)[logits[:, self.languages].argmax(-1)][:, None]
 
     def states(
         self, model: Any, ids: torch.Tensor, frames: torch.Tensor, real: torch.Tensor, cache: Optional[Cache] = None
@@ -134,22 +111,17 @@ class Writer:
 
     @torch.no_grad()
     def write(
-        self,
-        model: Any,
-        frames: torch.Tensor,
-        lengths: torch.Tensor,
-        temperature: float = 0.0,
-        languages: Optional[torch.Tensor] = None,
+        self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, per_second: float, temperature: float = 0.0
     ) -> list[Written]:
-        """What is said in frames [N, T, width], lengths [N]; drawn at a temperature where it is not 0 and in doubt.
+        """What is said in frames [N, T, width], lengths [N], in at most `per_second` tokens and TOKENS_AT_LEAST.
 
-        `languages` as for `beginning`.
+        Drawn at a temperature where it is not 0 and a token in doubt.
         """
         real = frame_mask(lengths, frames.shape[1])
-        begun = self.beginning(model, frames, real, languages)
+        begun = self.beginning(model, frames, real)
         end = self.tokenizer.eos_token_id
         seconds = (lengths / 50).tolist()
-        limits = [TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * s) for s in seconds]
+        limits = [TOKENS_AT_LEAST + math.ceil(per_second * s) for s in seconds]
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         tokens: list[list[int]] = [[] for _ in limits]
         told: list[torch.Tensor] = []
@@ -197,9 +169,8 @@ def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
     likeliest = logits.argmax(-1)
     if not temperature:
         return likeliest
-    chances = logits.softmax(-1)
-    doubted = chances.gather(-1, likeliest[:, None])[:, 0] <= CERTAIN
-    # By one random number a row: torch.multinomial draws one for each word of the vocabulary.
-    steps = (logits[doubted] / temperature).softmax(-1).cumsum(-1)
-    drawn = torch.searchsorted(steps, torch.rand(len(steps), 1, device=logits.device) * steps[:, -1:])[:, 0]
-    return likeliest.masked_scatter(doubted, drawn.clamp(max=logits.shape[-1] - 1))
+    doubted = logits.softmax(-1).gather(-1, likeliest[:, None])[:, 0] <= CERTAIN
+    # The rest of the vocabulary would be drawn too often, and once drawn leads astray.
+    among = logits[doubted].topk(min(IN_QUESTION, logits.shape[-1]))
+    drawn = torch.multinomial((among.values / temperature).softmax(-1), 1)
+    return likeliest.masked_scatter(doubted, among.indices.gather(-1, drawn)[:, 0])

@@ -1,0 +1,35 @@
+"""How fast a training set is spoken, which says where an answer about a recording has to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import islice
+from typing import Any
+
+from depthup.config import DataConfig
+from depthup.data.cuts import load_cuts
+from depthup.data.transcripts import transcript
+
+CLIPS = 2000
+"""Of each source, the first."""
+ODD = 0.005
+"""Share of clips whose transcript may belong to another recording, and is not asked."""
+MARGIN = 1.5
+"""Others may speak faster than all that were heard."""
+SLOWEST = 2.0
+
+
+def tokens_per_second(data: DataConfig, tokens: Callable[[str], Sequence[Any]], at_least: int) -> float:
+    """Most tokens of a transcript for a second of it, beyond `at_least` of them, in the training set; and a half more.
+
+    `tokens` cuts a transcript into them. Looks at the first `CLIPS` clips of each source in `data.train`.
+    """
+    sources = [data.train] if isinstance(data.train, str) else data.train
+    paces = []
+    for source in sources:
+        for cut in islice(load_cuts(source, data), CLIPS):
+            count = len(tokens(transcript(str(cut.supervisions[0].text), data)))
+            paces.append((count - at_least) / max(cut.duration, 0.1))
+    paces.sort()
+    fastest = paces[-1 - int(ODD * len(paces))] if paces else 0.0
+    return round(max(SLOWEST, MARGIN * fastest), 2)
