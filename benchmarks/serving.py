@@ -3,7 +3,7 @@
     python benchmarks/serving.py RUN MANIFEST --clients 64 --seconds 300 --json runs/bench/serving.json
 
 Starts `depthup serve RUN` as a process of its own, so memory is the server's alone. The text that each clip gets when
-it is sent alone is the right one.
+it is sent alone is the right one. A full disk is tried where TMPDIR, which holds uploads, is on a small file system.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ import base64
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from pathlib import Path
@@ -32,6 +34,10 @@ from depthup.data.reader import read
 
 KINDS = ("right", "wrong", "busy", "failed")
 PCM_RATE = 24000
+PARTS = ("load", "live", "faults")
+HALF_OPEN, SLOW = 64, 8
+SMALL_DISK = 8_000_000
+"""Bytes of a file system that an upload may be as large as, to see what a full one does."""
 
 
 class Server:
@@ -126,6 +132,24 @@ class Load:
         self.statuses[status] = self.statuses.get(status, 0) + 1
 
 
+def under_load(
+    server: Server, clips: list[bytes], right: list[str], clients: int, seconds: float, mean: float
+) -> dict[str, Any]:
+    """What so many clients find in so many seconds; a clip lasts `mean` seconds."""
+    load = Load(server, clips, right)
+    took = load.run(clients, seconds)
+    return {
+        "clients": clients,
+        "seconds": round(took, 1),
+        **load.found,
+        "statuses": load.statuses,
+        "per_second": round(len(load.seconds) / took, 3),
+        "audio_per_second": round(len(load.seconds) / took * mean, 2),
+        "latency": spread(load.seconds),
+        "rss_mb": [round(load.rss[int(q * (len(load.rss) - 1))]) for q in (0, 0.25, 0.5, 0.75, 1)],
+    }
+
+
 def one_by_one(server: Server, clips: list[bytes]) -> tuple[list[str], float]:
     with httpx.Client(timeout=600) as client:
         ask(client, server, clips[0])
@@ -134,31 +158,59 @@ def one_by_one(server: Server, clips: list[bytes]) -> tuple[list[str], float]:
 
 
 def faults(server: Server, clips: list[bytes], right: list[str], seconds: float) -> dict[str, Any]:
-    """Slow and half-open clients beside honest ones, then a kill and a restart under load."""
-    open_ones = []
-    for n in range(64):
-        one = socket.create_connection(("127.0.0.1", server.port))
-        one.sendall(b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-" if n % 2 else b"")
-        open_ones.append(one)
+    """Slow and half-open clients beside honest ones, a full disk, then a kill and a restart under load."""
+    report: dict[str, Any] = {}
+    open_ones = [half_open(server, b"POST /v1/audio/transcriptions HTTP/1.1\r\nHo" * (n % 2)) for n in range(HALF_OPEN)]
+    ended = threading.Event()
+    dripping = [threading.Thread(target=drip, args=(server, clips[n % len(clips)], ended)) for n in range(SLOW)]
+    for one in dripping:
+        one.start()
     load = Load(server, clips, right)
     load.run(4, seconds)
-    slow = {"with 64 half-open connections": load.found}
+    report[f"beside {HALF_OPEN} half-open connections and {SLOW} slow uploads"] = load.found
+    ended.set()
     for one in open_ones:
         one.close()
+    free = shutil.disk_usage(tempfile.gettempdir()).free
+    if free < SMALL_DISK:
+        with httpx.Client(timeout=600) as client:
+            status = ask(client, server, bytes(2 * SMALL_DISK))[0]
+            again = ask(client, server, clips[0])
+            report["full disk"] = {"status": status, "next request right": again[:2] == (200, right[0])}
     load = Load(server, clips, right)
     waiting = threading.Thread(target=load.run, args=(8, 3 * seconds))
     waiting.start()
     time.sleep(seconds)
     server.stop(signal.SIGKILL)
-    again = server.start()
+    report["restart_seconds"] = round(server.start(), 1)
     waiting.join()
+    report["killed and restarted under load"] = {**load.found, "statuses": load.statuses}
     after = Load(server, clips, right)
     after.run(4, seconds)
-    return {**slow, "killed and restarted under load": load.found, "restart_seconds": again, "after it": after.found}
+    return {**report, "after it": after.found}
+
+
+def half_open(server: Server, sent: bytes) -> socket.socket:
+    """A connection on which nothing follows."""
+    one = socket.create_connection(("127.0.0.1", server.port))
+    one.sendall(sent)
+    return one
+
+
+def drip(server: Server, clip: bytes, ended: threading.Event) -> None:
+    """An upload of a byte every fifth of a second."""
+    part = b'--edge\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(part + clip)}\r\n"
+    kind = "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
+    with half_open(server, f"{head}{kind}".encode() + part) as one:
+        for at in range(len(clip)):
+            if ended.wait(0.2):
+                return
+            one.sendall(clip[at : at + 1])
 
 
 async def live(server: Server, samples: np.ndarray) -> dict[str, Any]:
-    """How far behind the sound its text is, at the speed of speech."""
+    """How far behind speech its text is: the age of the oldest sound that no text has yet when more text comes."""
     said, lags, finals = 0.0, [], []
     url = server.url.replace("http", "ws") + "/v1/realtime"
     async with websockets.connect(url) as session:
@@ -174,7 +226,7 @@ async def live(server: Server, samples: np.ndarray) -> dict[str, Any]:
                 said = (start + step) / PCM_RATE
                 await asyncio.sleep(max(0.0, began + said - time.monotonic()))
 
-        speaking, committed, last, begun = asyncio.create_task(speak()), {}, None, 0.0
+        speaking, committed, heard = asyncio.create_task(speak()), {}, 0.0
         while not speaking.done() or committed:
             try:
                 event = json.loads(await asyncio.wait_for(session.recv(), 1))
@@ -182,21 +234,27 @@ async def live(server: Server, samples: np.ndarray) -> dict[str, Any]:
                 continue
             kind = event["type"].rpartition(".")[2]
             if kind == "speech_started":
-                begun, last = said, None
-            elif kind == "partial":  # what it tells was said before the hearing that began after the text before it
-                lags.append(said - (begun if last is None else last))
-                last = said
+                heard = event["audio_start_ms"] / 1000
+            elif kind == "partial":
+                lags.append(said - heard)
+                heard = event["audio_end_ms"] / 1000
             elif kind == "committed":
                 committed[event["item_id"]] = time.monotonic()
             elif kind == "completed":
                 finals.append(time.monotonic() - committed.pop(event["item_id"]))
-    return {"partial_lag": spread(lags), "final_after_pause": spread(finals)}
+    return {"partial_behind": spread(lags), "final_after_pause": spread(finals)}
 
 
 def spread(values: list[float]) -> dict[str, float]:
     if not values:
         return {}
     return {f"p{q}": round(float(np.percentile(values, q)), 3) for q in (50, 95, 99)} | {"n": len(values)}
+
+
+def tell(report: dict[str, Any], **found: Any) -> None:
+    """Put a part into the report, and show it as soon as it is there."""
+    report.update(found)
+    print(json.dumps(found, indent=1), flush=True)
 
 
 def main() -> None:
@@ -206,7 +264,8 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=300)
     parser.add_argument("--limit", type=int, default=24, help="clips of the manifest")
-    parser.add_argument("--fault-seconds", type=float, default=10, help="length of each part of the faults; 0 for none")
+    parser.add_argument("--fault-seconds", type=float, default=10, help="length of each part of the faults")
+    parser.add_argument("--parts", nargs="*", default=PARTS, choices=PARTS)
     parser.add_argument("--options", default="", help="of depthup serve, in one text")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -214,32 +273,19 @@ def main() -> None:
     clips = [(options.manifest.parent / row["audio"]).read_bytes() for row in rows]
     seconds = sum(row["duration"] for row in rows) / len(rows)
     server = Server(options.run, options.options.split())
-    right, alone = one_by_one(server, clips)
     report: dict[str, Any] = {"clips": len(clips), "mean_clip_seconds": round(seconds, 2)}
-    report["one_by_one_per_second"] = round(len(clips) / alone, 3)
-    load = Load(server, clips, right)
-    took = load.run(options.clients, options.seconds)
-    report["load"] = {
-        "clients": options.clients,
-        "seconds": round(took, 1),
-        **load.found,
-        "statuses": load.statuses,
-        "per_second": round(len(load.seconds) / took, 3),
-        "audio_per_second": round(len(load.seconds) / took * seconds, 2),
-        "latency": spread(load.seconds),
-        "rss_mb": [round(load.rss[int(q * (len(load.rss) - 1))]) for q in (0, 0.25, 0.5, 0.75, 1)],
-    }
-    samples = np.concatenate(
-        [
-            np.append(read(options.manifest.parent / r["audio"], PCM_RATE)[0], np.zeros(PCM_RATE, np.float32))
-            for r in rows[:8]
-        ]
-    )
-    report["live"] = asyncio.run(live(server, samples))
-    if options.fault_seconds:
-        report["faults"] = faults(server, clips, right, options.fault_seconds)
-    report["stop_seconds"] = round(server.stop(), 2)
-    print(json.dumps(report, indent=1))
+    right, alone = one_by_one(server, clips)
+    tell(report, one_by_one_per_second=round(len(clips) / alone, 3))
+    if "load" in options.parts:
+        tell(report, load=under_load(server, clips, right, options.clients, options.seconds, seconds))
+    if "live" in options.parts:
+        said = [read(options.manifest.parent / row["audio"], PCM_RATE)[0] for row in rows[:8]]
+        pause = np.zeros(PCM_RATE, np.float32)
+        tell(report, live=asyncio.run(live(server, np.concatenate([part for clip in said for part in (clip, pause)]))))
+        tell(report, live_without_pauses=asyncio.run(live(server, np.concatenate([*said[:4], pause]))))
+    if "faults" in options.parts:
+        tell(report, faults=faults(server, clips, right, options.fault_seconds))
+    tell(report, stop_seconds=round(server.stop(), 2))
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(report, indent=1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import openai
@@ -13,8 +14,11 @@ import websockets
 from serving import MODEL, Running, running, tiny_checkpoint, tone
 
 from depthup.serve import microphone
-from depthup.serve.live import Listener, agreed
+from depthup.serve.audio import AudioIntake
+from depthup.serve.live import Listener, Settled, agreed
+from depthup.serve.session import SessionOptions
 from depthup.transcribe.hearing import transcribe_batch
+from depthup.transcribe.transcript import Segment, Word
 from depthup.transcribe.voice import FRAME
 
 RATE = 16000
@@ -88,6 +92,26 @@ def test_words_are_told_once_two_hearings_agree_on_them():
     assert agreed("", "a b") == ""
 
 
+def heard(text: str, seconds: float, each: float = 1.0) -> Segment:
+    """Words of a second each."""
+    words = [Word(each * n + 0.1, each * (n + 1) - 0.1, word) for n, word in enumerate(text.split())]
+    return Segment(0.0, seconds, text, words)
+
+
+def test_a_long_utterance_is_heard_again_without_the_words_that_are_sure():
+    none = Settled()
+    assert none.further("a b c", heard("a b c d", 4.0), RATE) == none  # short
+    first = none.further("a b c d e", heard("a b c d e f", 6.0), RATE)
+    assert first.text == "a b c" and first.frames == int(3.0 * RATE / FRAME)  # the last 2.5 s are heard again
+    assert none.further("a b", heard("a b x d e f", 6.0), RATE).text == "a b"  # no word that is not sure
+    assert none.further("", heard("a b c d e f", 6.0), RATE) == none
+    assert none.further("a b c d e", Segment(0.0, 6.0, "a b c d e f"), RATE) == none  # no times
+    text = first.with_rest("d e f g h i")
+    assert text == "a b c d e f g h i"
+    second = first.further(agreed(text, text), heard("d e f g h i", 6.0), RATE)
+    assert second.text == "a b c d e f" and second.frames == 2 * first.frames
+
+
 async def session(
     server: Running, samples: np.ndarray, input_: dict, commit: bool = False, wait_at: float = 0
 ) -> list[dict]:
@@ -144,10 +168,48 @@ def test_partial_text_while_somebody_speaks_and_the_final_text_at_the_pause(serv
     first = completed[0]["item_id"]
     partial = [e for e in events[: events.index(completed[0])] if e["type"] == f"{TRANSCRIPTION}.partial"]
     assert partial and all(e["item_id"] == first for e in partial)
+    assert all(0.5 < e["audio_end_ms"] / 1000 - completed[0]["start"] <= 3.1 for e in partial)
     assert [w["word"] for w in completed[0]["words"]] == completed[0]["transcript"].split()
     assert all(
         completed[0]["start"] <= w["start"] <= w["end"] <= completed[0]["end"] + 0.1 for w in completed[0]["words"]
     )
+
+
+def test_a_long_utterance_is_heard_in_its_last_seconds_while_it_goes_on_and_at_its_end_as_a_whole(monkeypatch):
+    monkeypatch.setattr(microphone, "detector", lambda *_: loud)
+    service = SimpleNamespace(intake=AudioIntake(RATE, 3600), processor=SimpleNamespace(sampling_rate=RATE))
+    says = np.linspace(0.2, 0.8, 16 * RATE, dtype=np.float32)  # where in it any part is can be read from its samples
+    events, lengths = [], []
+
+    async def hear(samples, loops=True):
+        """A word for every second."""
+        first, last = ((s - 0.2) / 0.6 * 16 for s in (samples[samples > 0.1][0], samples[samples > 0.1][-1]))
+        lengths.append(len(samples) / RATE)
+        words = [
+            Word(n - first + 0.1, n - first + 0.9, f"w{n}") for n in range(16) if first < n + 0.2 and n + 0.9 < last
+        ]
+        return Segment(0.0, lengths[-1], " ".join(word.text for word in words), words)
+
+    async def send(kind, **fields):
+        events.append({"type": kind, **fields})
+
+    async def talk():
+        listening = microphone.Microphone(service, SessionOptions(MODEL), send)
+        listening._hear = hear
+        writing = asyncio.create_task(listening.write())
+        for part in np.array_split(np.concatenate([silence(1), says, silence(1)]), 36):
+            await listening.feed(part)
+            await asyncio.sleep(0.01)
+        await listening.close()
+        writing.cancel()
+
+    asyncio.run(talk())
+    whole = " ".join(f"w{n}" for n in range(16))
+    (completed,) = of(events, f"{TRANSCRIPTION}.completed")
+    assert completed["transcript"] == whole and lengths[-1] > 16 and max(lengths[:-1]) < 7
+    partial = of(events, f"{TRANSCRIPTION}.partial")
+    assert len(partial) > 20 and all(whole.startswith(event["transcript"]) for event in partial)
+    assert "".join(event["delta"] for event in of(events, f"{TRANSCRIPTION}.delta")).startswith("w0 w1 w2 w3 w4 w5 w6")
 
 
 def test_a_client_may_end_utterances_itself(server):

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from depthup.model.cpu_kernels import fast_kernels
@@ -52,10 +53,13 @@ class Engine:
         self._batches: list[Decoding] = []
         self._changed = threading.Condition()
         self._closing = False
+        self._warm = threading.Event()
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
 
     def start(self) -> None:
+        """Returns once the model has run for the first time, which takes seconds, so that no request waits for it."""
         self._thread.start()
+        self._warm.wait()
 
     def close(self) -> None:
         """Stop after the pass that runs; what is not through is given up."""
@@ -79,6 +83,10 @@ class Engine:
 
     def _run(self) -> None:
         with inference(self.model), fast_kernels(self.model.device):
+            try:
+                self._begin([Row(self.processor.prompt, [np.zeros(self.processor.sampling_rate, np.float32)], 1, 1.0)])
+            finally:
+                self._warm.set()
             while self._something_to_do():
                 try:
                     self._read(self._admit())

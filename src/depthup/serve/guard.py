@@ -58,8 +58,12 @@ class Guard:
         except ClientDisconnect:
             pass  # in the middle of its upload; there is nobody to answer
         except Exception as error:
-            log.error("%s failed", scope["path"], exc_info=error)
-            await self._refuse(scope, receive, answer, _foreseen(error) or crashed())
+            foreseen = _foreseen(error)
+            if foreseen is None:
+                log.error("%s failed", scope["path"], exc_info=error)
+            else:
+                log.error("%s failed: %s", scope["path"], error)
+            await self._refuse(scope, receive, answer, foreseen or crashed())
         finally:
             route = scope["path"] if counted or scope["path"] in ("/health", "/metrics", "/v1/models") else "other"
             self.service.metrics.requests.labels(route, str(answer.status or 499)).inc()

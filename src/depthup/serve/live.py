@@ -11,7 +11,13 @@ import numpy as np
 
 from depthup.transcribe.options import MAX_SECONDS
 from depthup.transcribe.segments import LEAST_SECONDS, MARGIN_SECONDS, OFFSET, ONSET, QUIET_SECONDS
+from depthup.transcribe.transcript import Segment
 from depthup.transcribe.voice import FRAME, Detector
+
+SETTLED_SECONDS = 5.0
+"""An utterance longer than this is heard again without its first words, or its text would come ever later."""
+AGAIN_SECONDS = 2.5
+"""Its last seconds are always heard again, so that what is new has something before it."""
 
 
 @dataclass
@@ -138,6 +144,37 @@ class Listener:
     def is_speech(self, utterance: Utterance) -> bool:
         """Whether it is more than a click."""
         return self.detect is None or utterance.voiced >= self._count(LEAST_SECONDS)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """The first words of an utterance that goes on: they are not heard again before it is over.
+
+    They are told from `text`, and end with the utterance's first `frames` frames.
+    """
+
+    text: str = ""
+    frames: int = 0
+
+    def with_rest(self, text: str) -> str:
+        """These words and what was heard after them."""
+        return f"{self.text} {text}".strip()
+
+    def further(self, sure: str, rest: Segment, rate: int) -> Settled:
+        """With the first words of `rest`, which was heard after these, as far as they are `sure` and not its last.
+
+        The same where it is short, or its words have no times.
+        """
+        words, known = rest.words, len(sure.split()) - len(self.text.split())
+        if rest.end < SETTLED_SECONDS or [word.text for word in words] != rest.text.split():
+            return self
+        old = [n for n in range(1, min(known + 1, len(words))) if words[n - 1].end <= rest.end - AGAIN_SECONDS]
+        if not old:
+            return self
+        n = old[-1]
+        between = (words[n - 1].end + words[n].start) / 2
+        text = " ".join(word.text for word in words[:n])
+        return Settled(self.with_rest(text), self.frames + int(between * rate / FRAME))
 
 
 def agreed(one: str, other: str) -> str:

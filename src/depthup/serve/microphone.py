@@ -7,20 +7,21 @@ import contextlib
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Optional
 
 import numpy as np
 
 from depthup.serve.engine import TOKENS_PER_SECOND
 from depthup.serve.errors import ApiError, crashed
-from depthup.serve.live import Listener, Utterance, agreed
+from depthup.serve.live import Listener, Settled, Utterance, agreed
 from depthup.serve.rows import Row
 from depthup.serve.service import Service
 from depthup.serve.session import SessionOptions
-from depthup.transcribe.guard import judged
+from depthup.transcribe.guard import LOOP, Heard, judged
 from depthup.transcribe.options import Options
 from depthup.transcribe.transcript import Segment
-from depthup.transcribe.voice import Detector, detector
+from depthup.transcribe.voice import FRAME, Detector, detector
 
 PARTIAL_SECONDS = 0.5
 """New audio after which an utterance is heard again."""
@@ -34,9 +35,9 @@ Send = Callable[..., Awaitable[None]]
 class Microphone:
     """Takes samples at the model's rate and sends OpenAI's events.
 
-    While somebody speaks, all of the utterance so far is heard every half second: `partial` (ours) tells the whole
-    text, which may change; `delta` tells the words on which two hearings in a row agree. After a pause it is heard once
-    more, and `completed` tells the text that counts.
+    While somebody speaks, the utterance so far is heard every half second, a long one without its first words:
+    `partial` (ours) tells the whole text, which may change, and up to where it was heard; `delta` tells the words on
+    which two hearings in a row agree. After a pause all of it is heard, and `completed` tells the text that counts.
     """
 
     def __init__(self, service: Service, options: SessionOptions, send: Send) -> None:
@@ -105,7 +106,7 @@ class Microphone:
 
     async def write(self) -> None:
         """Hear what is said, for as long as the session lasts; utterances that are over go first."""
-        told, before, heard = "", "", (-1, 0)
+        told, before, heard, settled = "", "", (-1, 0), Settled()
         while True:
             await self.news.wait()
             self.news.clear()
@@ -114,30 +115,32 @@ class Microphone:
                 self.names.pop(self.over[0].number)
                 self.over.popleft()
                 self.room.set()
-                told = before = ""
+                told, before, settled = "", "", Settled()
             current = self.listener.current
             if current is None or not self._grown(current, heard):
                 continue
             heard = (current.number, len(current.frames))
-            segment = await self._unless_over(current)
+            segment = await self._unless_over(current.samples[settled.frames * FRAME :])
             if segment is None:
                 continue
-            name = self.names[current.number]
-            await self.send(f"{TRANSCRIPTION}.partial", item_id=name, content_index=0, transcript=segment.text)
-            sure = agreed(before, segment.text)
+            text = settled.with_rest(segment.text)
+            told_of = {"item_id": self.names[current.number], "content_index": 0}
+            at = round(1000 * (current.start + self.listener.duration(heard[1])))
+            await self.send(f"{TRANSCRIPTION}.partial", **told_of, transcript=text, audio_end_ms=at)
+            sure = agreed(before, text)
             if len(sure) > len(told) and sure.startswith(told):
-                await self.send(f"{TRANSCRIPTION}.delta", item_id=name, content_index=0, delta=sure[len(told) :])
+                await self.send(f"{TRANSCRIPTION}.delta", **told_of, delta=sure[len(told) :])
                 told = sure
-            before = segment.text
+            before, settled = text, settled.further(sure, segment, self.listener.rate)
 
     def _grown(self, current: Utterance, heard: tuple[int, int]) -> bool:
         number, frames = heard
         new = len(current.frames) - (frames if number == current.number else 0)
         return self.listener.duration(new) >= PARTIAL_SECONDS
 
-    async def _unless_over(self, current: Utterance) -> Optional[Segment]:
-        """What is said so far; None where it is over first."""
-        hearing = asyncio.create_task(self._hear(current.samples))
+    async def _unless_over(self, samples: np.ndarray) -> Optional[Segment]:
+        """What is said in them, which end where the utterance does so far; None where it is over first."""
+        hearing = asyncio.create_task(self._hear(samples, loops=False))
         while not hearing.done():
             news = asyncio.create_task(self.news.wait())
             await asyncio.wait({hearing, news}, return_when=asyncio.FIRST_COMPLETED)
@@ -176,7 +179,8 @@ class Microphone:
             words=[{"word": word.text, "start": word.start, "end": word.end} for word in segment.words],
         )
 
-    async def _hear(self, samples: np.ndarray) -> Segment:
+    async def _hear(self, samples: np.ndarray, loops: bool = True) -> Segment:
+        """Without `loops` the text ends where it begins to say the same over and over, as it does in half a word."""
         seconds = len(samples) / self.service.processor.sampling_rate
         prompt = self.service.prompt(self.options.language, self.options.prompt)
         size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
@@ -185,12 +189,16 @@ class Microphone:
         async def rows() -> AsyncIterator[Row]:
             yield row
 
-        answers: Any = self.service.engine.work().answers(rows())
+        answers: Any = self.service.engine.work(partial=not loops).answers(rows())
         try:
             async for answer in answers:
-                if answer.through:
+                loop = None if loops else LOOP.search(answer.text)
+                if answer.through or loop:
+                    heard = answer.row.heard or Heard("")
+                    if loop:
+                        heard = replace(heard, text=answer.text[: loop.end(1)])
                     rate = self.service.ctc_rate
-                    return await self.service.intake.run(judged, answer.row.heard, seconds, rate, Options())
+                    return await self.service.intake.run(judged, heard, seconds, rate, Options())
         finally:
             await answers.aclose()
         raise crashed()
