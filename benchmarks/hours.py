@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--front-end", help="a trained front end to start from for --full-hours")
     parser.add_argument("--test", action="append", required=True)
+    parser.add_argument("--clips", type=int, help="most clips measured of each test set; all without it")
     parser.add_argument("--output", type=Path, default=Path("runs/hours"))
     options, overrides = parser.parse_known_args()
     recipe = load_recipe(options.recipe, overrides)
@@ -57,7 +58,7 @@ def main() -> None:
             steps = [f"--train.max_steps={round(recipe.train.max_steps * share)}"]
             run = folder / method
             train(options.recipe, [*given, *start, *steps, *METHODS[method], f"--output_dir={run}"])
-            found.append({"hours": hours, "method": method, **measured(run, options.test)})
+            found.append({"hours": hours, "method": method, **measured(run, options.test, options.clips)})
             (options.output / "hours.json").write_text(json.dumps(found, indent=1) + "\n")
             draw(found, options.output / "hours.png")
 
@@ -84,12 +85,12 @@ def subset(recipe: Recipe, hours: float, folder: Path) -> Path:
     return path
 
 
-def measured(run: Path, tests: list[str]) -> dict[str, Any]:
+def measured(run: Path, tests: list[str], clips: int | None) -> dict[str, Any]:
     """WER and its interval on each test; kept beside the run."""
     kept = run / "hours.json"
     if not kept.is_file():
         model, processor = load(run)
-        reports = {test: evaluate(model, processor, test).asr[test] for test in tests}
+        reports = {test: evaluate(model, processor, test, limit=clips).asr[test] for test in tests}
         kept.write_text(json.dumps({test: [r.wer, *r.interval] for test, r in reports.items()}))
     return json.loads(kept.read_text())
 
