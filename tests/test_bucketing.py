@@ -274,7 +274,8 @@ class Durations:
 
 
 def plan_of(*seconds: np.ndarray, **options) -> Bucketing:
-    return Bucketing(Sources(tuple(map(Durations, seconds))), DataConfig(**{"train": ["a"] * len(seconds), **options}))
+    data = DataConfig(**{"train": ["a"] * len(seconds), **options})
+    return Bucketing(Sources(tuple(map(Durations, seconds))), data, data.weights)
 
 
 READ_SPEECH = np.random.default_rng(0).normal(13.0, 3.0, 30_000).clip(1, 20)

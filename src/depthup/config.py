@@ -156,6 +156,8 @@ class DataConfig:
     """JSONL or Lhotse manifest, Shar directory or URL, Hugging Face dataset (`name:split`) or directory; or a list."""
     weights: Optional[list[float]] = None
     """Shares of clips from each source of `train`, e.g. `[3, 1]`; a source that ends early begins again."""
+    balance: Optional[str] = None
+    """Field of the manifest, such as `age`, `gender` or `accent`: clips of each of its values come equally often."""
     validation: Optional[str] = None
     """As `train`; loss and WER are measured on it during training."""
     audio_field: str = "audio"
@@ -199,6 +201,7 @@ class DataConfig:
         _require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
         _at_least(self, "data", num_workers=0, max_batch_clips=1, num_buckets=1, shuffle_buffer=1, min_duration=0)
         sources = 1 if isinstance(self.train, str) else len(self.train)
+        _require(not (self.weights and self.balance), "data: weights or balance decide how often clips come, not both")
         if self.weights is not None:
             _require(
                 len(self.weights) == sources, f"data.weights: {len(self.weights)} for {sources} sources in data.train"

@@ -18,6 +18,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from depthup.config import AugmentConfig, DataConfig
 from depthup.data.audio import BadAudio
 from depthup.data.augment import Augmenter
+from depthup.data.balance import by_value
 from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
 from depthup.data.replay import TextReplay
@@ -63,7 +64,11 @@ class BatchStream(IterableDataset):
     ) -> None:
         super().__init__()
         assert isinstance(cuts.data, Sources), "cuts must be what load_cuts gives"
+        weights = data.weights
         self.clips = cuts.data
+        if data.balance:
+            self.clips = by_value(cuts.data, data.balance)
+            weights = [1.0] * len(self.clips.parts)
         self.processor = processor
         # Slowed down, a clip must still be one that the encoder hears.
         heard = processor.longest_seconds * min([1.0, *augment.speed])
@@ -76,7 +81,7 @@ class BatchStream(IterableDataset):
         self.num_skipped = 0
         self.num_bad = 0
         # Here, so that the workers of this process share what it reads.
-        self.bucketing = Bucketing(self.clips, data)
+        self.bucketing = Bucketing(self.clips, data, weights)
         if rank == 0:
             for line in self.bucketing.left_out():
                 log.warning("%s", line)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -48,8 +48,9 @@ class Bucketing:
     Raises UserError where no clip lasts between `data.min_duration` and `data.max_duration`.
     """
 
-    def __init__(self, sources: Sources, data: DataConfig) -> None:
-        self.sources, self.data = sources, data
+    def __init__(self, sources: Sources, data: DataConfig, weights: Sequence[float] | None = None) -> None:
+        """`weights` are the sources' shares of clips; without them every clip comes once an epoch."""
+        self.sources, self.data, self.weights = sources, data, weights
         self.num_clips = int(sources.sizes.sum())
         self.too_short, self.too_long = LeftOut(), LeftOut()
         for first in range(0, self.num_clips, CLIPS):
@@ -82,7 +83,7 @@ class Bucketing:
         """Numbers [clips] of the clips of each batch, in order, which follows from `seed` and `epoch` alone."""
         rng = np.random.default_rng([seed, epoch, BATCHES])
         waiting = np.zeros(0, np.int64)
-        for numbers in in_epoch(self.sources, seed, epoch, self.data.weights, self.data.shuffle_buffer):
+        for numbers in in_epoch(self.sources, seed, epoch, self.weights, self.data.shuffle_buffer):
             clips = np.concatenate([waiting, numbers[self._fits(self.sources.seconds(numbers))]])
             batches, rests = self._batches(rng.permutation(clips))
             waiting = np.concatenate(rests)

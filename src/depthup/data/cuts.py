@@ -72,6 +72,14 @@ def load_sources(source: Union[str, Sequence[str]], config: DataConfig, texts: T
     return Sources(tuple(_load_one(one, config, texts) for one in sources))
 
 
+def fields_of(cut: Cut) -> dict[str, str]:
+    """What a clip can be grouped by: the simple values of its manifest line."""
+    told = cut.supervisions[0]
+    known = {"speaker": told.speaker, "language": told.language, "gender": told.gender}
+    known |= (getattr(cut, "custom", None) or {}) | (told.custom or {})
+    return {name: str(value) for name, value in known.items() if isinstance(value, (str, int, float))}
+
+
 def check_rows(sources: Sources) -> None:
     """Look at every row of manifests and tables; what is streamed is looked at as it comes. Raises UserError."""
     for part in sources.parts:

@@ -15,7 +15,7 @@ from lhotse.cut import Cut
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts
 from depthup.data.audio import audio_file
-from depthup.data.cuts import check_rows, load_sources
+from depthup.data.cuts import check_rows, fields_of, load_sources
 from depthup.data.tokens import is_tokens, read_speech
 from depthup.errors import UserError
 from depthup.evaluate.language import DEFAULT, rules
@@ -59,7 +59,7 @@ def evaluate_asr(
     with ClipProgress(total, f"{source}: heard ") as progress:
         for group in ahead(groups):
             if not heard and not unusable:
-                _check_fields(by, [_fields(cut) for cut, _ in group], source)
+                _check_fields(by, [fields_of(cut) for cut, _ in group], source)
             unusable += [(cut.id, told) for cut, told in group if isinstance(told, str)]
             usable = [(cut, told) for cut, told in group if not isinstance(told, str)]
             heard += _hear(model, processor, usable, data, batch_seconds, len(heard), keep_audio)
@@ -77,7 +77,7 @@ def check_source(source: str, data: DataConfig, by: Sequence[str] = ()) -> None:
         rules(data.language)
     cuts = load_sources(source, data, "any")
     check_rows(cuts)
-    _check_fields(by, [_fields(cut) for cut in islice(cuts, LOOKED_AT)], source)
+    _check_fields(by, [fields_of(cut) for cut in islice(cuts, LOOKED_AT)], source)
 
 
 def _hear(
@@ -100,7 +100,7 @@ def _hear(
             soundfile.write(file, samples, processor.sampling_rate)
         audio = None if file is None else str(file)
         said = cut.supervisions[0].text or ""
-        found.append(Heard(cut.id, audio, start, cut.duration, _fields(cut), said, text))
+        found.append(Heard(cut.id, audio, start, cut.duration, fields_of(cut), said, text))
     return found
 
 
@@ -137,14 +137,6 @@ def _score(heard: Sequence[Heard], by: Sequence[str], data: DataConfig, source: 
 def _num_clips(cuts: Any) -> int | None:
     counted = getattr(getattr(cuts, "data", None), "num_clips", None)
     return counted() if counted else None
-
-
-def _fields(cut: Cut) -> dict[str, str]:
-    """What a clip can be grouped by: the simple values of its manifest line."""
-    told = cut.supervisions[0]
-    known = {SPEAKER: told.speaker, "language": told.language, "gender": told.gender}
-    known |= (getattr(cut, "custom", None) or {}) | (told.custom or {})
-    return {name: str(value) for name, value in known.items() if isinstance(value, (str, int, float))}
 
 
 def _check_fields(by: Sequence[str], found: Sequence[dict[str, str]], source: str) -> None:
