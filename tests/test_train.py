@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,25 @@ def test_ten_steps_equal_five_kill_resume_five(tmp_path, kind, monkeypatch):
     monkeypatch.setattr(SpeechTrainer, "_save_checkpoint", saved)
     torch.manual_seed(123)  # what the new process starts from must not matter
     assert_same(train(recipe, *scope), whole)
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed_and_what_it_lacks_is_said(tmp_path, caplog):
+    recipe = save_recipe(tmp_path)
+    whole = train(recipe, "--output_dir", str(tmp_path / "whole"))
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    shutil.rmtree(run / "checkpoint-10")
+    (run / "model.safetensors").unlink()
+    (run / "recipe.yaml").write_text((run / "recipe.yaml").read_text().replace(str(whole), str(run)))
+    state = run / "checkpoint-5" / "training_state.json"
+    older = json.loads(state.read_text())
+    for name in ("data", "left_out", "wall_seconds", "batches"):
+        del older[name]
+    state.write_text(json.dumps(older))
+    caplog.clear()
+    assert_same(train(recipe), whole)
+    (line,) = [line for line in caplog.messages if "older version" in line]
+    assert "without batches, data, left_out, wall_seconds" in line
 
 
 def test_warm_up_then_loss_with_ctc_and_validation_wer(tmp_path, capfd):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -34,6 +35,8 @@ from depthup.train.record import Record
 from depthup.train.run_directory import STATE, checkpoints, last_checkpoint, refuse_changed, step_of
 from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state
 
+log = logging.getLogger("depthup")
+
 
 class SpeechTrainer(Trainer):
     """Trains a `SpeechLM` as a recipe says. `train.front_end_steps` come before `train.max_steps`."""
@@ -46,6 +49,7 @@ class SpeechTrainer(Trainer):
         self.recipe = recipe
         self.audio_seconds = 0.0
         self.data_fingerprint: dict[str, str] = {}
+        self.kept: dict[str, Any] = {}
         if recipe.train.gradient_checkpointing:
             model.recompute_activations(lambda: fast_kernels(self.args.device))
         # An evaluation set that is not None satisfies the Trainer; `evaluate` reads the recipe's.
@@ -78,7 +82,7 @@ class SpeechTrainer(Trainer):
         )
         self.data_fingerprint = stream.fingerprint()
         if (last := last_checkpoint(Path(self.args.output_dir))) is not None:
-            kept = load_rest(last)
+            kept = self._kept_counts(last)
             refuse_changed(kept["data"], self.data_fingerprint, self.args.output_dir)
             stream.skip(kept["batches"] // self.args.world_size)
         workers = data.num_workers
@@ -220,7 +224,7 @@ class SpeechTrainer(Trainer):
         """Train to the recipe's last step, from a checkpoint or from the start, and write the record of the run."""
         if last and step_of(last) >= self.args.max_steps:  # the Trainer would make one step more
             self.state = TrainerState.load_from_json(str(last / STATE))
-            self._load_counts(load_rest(last))
+            self._load_counts(self._kept_counts(last))
         else:
             self.train(resume_from_checkpoint=str(last) if last else None)
         self._finish()
@@ -304,7 +308,8 @@ class SpeechTrainer(Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: Optional[str]) -> None:
         if checkpoint is not None:
-            self._load_counts(load_state(Path(checkpoint), self.optimizer, self.lr_scheduler))
+            load_state(Path(checkpoint), self.optimizer, self.lr_scheduler)
+            self._load_counts(self._kept_counts(Path(checkpoint)))
 
     def _counts(self) -> dict[str, Any]:
         return {
@@ -314,6 +319,19 @@ class SpeechTrainer(Trainer):
             "left_out": self.finite.left_out,
             "data": self.data_fingerprint,
         }
+
+    def _kept_counts(self, checkpoint: Path) -> dict[str, Any]:
+        """The counts that stand in a checkpoint; what an older version did not write begins anew, and that is said."""
+        if not self.kept:
+            begun = self._counts() | {"batches": step_of(checkpoint) * self._batches_per_step}
+            kept = load_rest(checkpoint)
+            if (lacks := sorted(begun.keys() - kept.keys())) and self.is_world_process_zero():
+                log.warning(
+                    f"{checkpoint}: an older version wrote it, without {', '.join(lacks)}; counted from here on, and "
+                    "the data are taken to be what they were"
+                )
+            self.kept = {**begun, **kept}
+        return self.kept
 
     def _load_counts(self, counts: dict[str, Any]) -> None:
         self.audio_seconds, self.record.earlier_seconds = counts["audio_seconds"], counts["wall_seconds"]
