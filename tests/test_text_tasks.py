@@ -290,7 +290,7 @@ def test_the_score_of_a_base_is_kept(tmp_path, kept, base, tokenizer):
     folder = write(tmp_path / "data", "openbook_qa", questions())
     model = shake(tiny_speech_lm(base, scope="all"))
     first = run(model, tokenizer, base, folder)
-    assert [file.suffix for file in kept.iterdir()] == [".json"]
+    assert [file.suffix for file in kept.iterdir()] == [".json"] * 2  # and that of the model
     assert text_tasks(model, tokenizer, unneeded, ["openbookqa"], folder) == first
     with pytest.raises(AssertionError, match="was loaded"):
         text_tasks(model, tokenizer, unneeded, ["openbookqa"], folder, limit=5)
@@ -301,6 +301,31 @@ def test_the_score_of_a_base_is_kept(tmp_path, kept, base, tokenizer):
     model.config.base_hash = "another"
     with pytest.raises(AssertionError, match="was loaded"):
         text_tasks(model, tokenizer, unneeded, ["openbookqa"], folder)
+
+
+def test_what_was_scored_before_something_failed_stands_and_is_not_scored_again(tmp_path, monkeypatch, base, tokenizer):
+    folder = write(tmp_path / "data", "openbook_qa", questions(6))
+    write(folder, "arc_easy", questions(6, seed=1))
+    model = shake(tiny_speech_lm(base, scope="all"))
+    accuracy, scored, found, stood = module.accuracy, [], {}, []
+
+    def failing(scoring, tokenizer, task, *options):
+        scored.append((task.task_name, scoring is model))
+        if scored[-1] == ("arc_easy", True):
+            raise RuntimeError("out of memory")
+        return accuracy(scoring, tokenizer, task, *options)
+
+    monkeypatch.setattr(module, "accuracy", failing)
+    tasks = ("openbookqa", "arc_easy")
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(model, tokenizer, base, folder, tasks, found=found, stands=lambda: stood.append(list(found)))
+    assert stood == [["openbookqa"]] and len(scored) == 4
+    monkeypatch.setattr(module, "accuracy", lambda m, t, task, *o: scored.append(task) or accuracy(m, t, task, *o))
+    again = run(model, tokenizer, base, folder, tasks)
+    assert [task.task_name for task in scored[4:]] == ["arc_easy"] and again["openbookqa"] == found["openbookqa"]
+    next(p for p in model.parameters() if p.requires_grad).data.view(-1)[0] += 1e-4
+    run(model, tokenizer, base, folder, ("arc_easy",))
+    assert len(scored) == 6
 
 
 def test_a_changed_file_is_read_again(tmp_path, base, tokenizer):

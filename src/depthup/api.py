@@ -284,8 +284,7 @@ def evaluate(
     if tasks:
         from depthup.evaluate.text_tasks import text_tasks
 
-        found.tasks = text_tasks(model, processor.tokenizer, base, tasks, text_data, limit)
-        stands()
+        text_tasks(model, processor.tokenizer, base, tasks, text_data, limit, found=found.tasks, stands=stands)
     return found
 
 

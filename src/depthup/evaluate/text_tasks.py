@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
-from depthup import files
+from depthup import __version__, files
 from depthup.errors import UserError
+from depthup.model.checkpoint import trained_tensors
 from depthup.transcribe.batches import inference
 
 CACHE = files.CACHE / "text_tasks"
-"""Scores of base models, one file per base, task and set of questions."""
+"""Scores, one file per model, task and set of questions."""
 LOCAL_TASKS = Path(__file__).with_name("tasks")
 METRIC = "acc"
 SUITES = {
@@ -87,13 +88,16 @@ def text_tasks(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 8,
+    found: dict[str, TaskScore] | None = None,
+    stands: Callable[[], object] = lambda: None,
 ) -> dict[str, TaskScore]:
     """Score an adapted model and its base on lm-eval tasks.
 
     Every task is scored by lm-eval's `acc`: the likeliest choice as it stands, not divided by its length (`acc_norm`,
     which others report for ARC and OpenBookQA). Chance is 1 / choices, averaged over questions, and 0 for LAMBADA.
     A model that keeps its base's text behaviour by construction is not scored: logits are compared on some of
-    the task's own questions, and the base's score holds. The base's scores are kept for next time.
+    the task's own questions, and the base's score holds. Scores are kept by weights, questions and arithmetic: what was
+    scored before, of the base or of the same model, is not scored again, which the log says.
 
     Args:
         model: a SpeechLM; it is evaluated as a whole, as text-only input meets it.
@@ -105,41 +109,66 @@ def text_tasks(
             it data sets come from the hub.
         limit: most questions per task, the first ones; of a group as many from each of its parts, at least one.
         batch_size: requests per forward pass.
+        found: what the scores are added to as they come, by default a new dictionary.
+        stands: called after each task, when `found` holds it.
 
     Raises UserError for an unknown task, missing or bad data, a task that has no `acc`, and without lm-eval;
     RuntimeError where logits differ that must not.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1 question")
-    scores = {}
+    scores = {} if found is None else found
     base = cache(lambda: base_factory().to(model.device))
+    trained = _trained(model)
     with inference(model):
         for name, parts in load_tasks(tasks, data_dir).items():
             each = None if limit is None else max(1, limit // len(parts))
-            pairs = [_scores(model, base, tokenizer, task, each, batch_size) for task in parts]
-            found, expected = (Accuracy.over(of) for of in zip(*pairs, strict=True))
+            pairs = [_scores(model, base, tokenizer, task, each, batch_size, trained) for task in parts]
+            own, expected = (Accuracy.over(of) for of in zip(*pairs, strict=True))
             scores[name] = TaskScore(
-                METRIC, found.score, found.stderr, expected.score, found.chance, found.questions, model.keeps_text
+                METRIC, own.score, own.stderr, expected.score, own.chance, own.questions, model.keeps_text
             )
+            stands()
     return scores
 
 
 def _scores(
-    model: Any, base: Callable[[], Any], tokenizer: Any, task: Any, limit: int | None, batch_size: int
+    model: Any,
+    base: Callable[[], Any],
+    tokenizer: Any,
+    task: Any,
+    limit: int | None,
+    batch_size: int,
+    trained: str,
 ) -> tuple[Accuracy, Accuracy]:
-    """The adapted model's score and the base's, which is kept; one that keeps text by construction has the base's."""
+    """The adapted model's score and the base's; a model that keeps text by construction has the base's."""
+
+    def kept_or(whose: Sequence[str], scored: Callable[[], Any]) -> Accuracy:
+        file = CACHE / f"{_key(model, tokenizer, task, whose)}.json"
+        if file.is_file():
+            if whose:
+                log.warning("%s: this model was scored on it before; kept in %s", task.task_name, file)
+            return Accuracy(**json.loads(file.read_text()))
+        score = accuracy(scored(), tokenizer, task, limit, batch_size)
+        _keep(file, score)
+        return score
+
     with _calm():
         task.build_all_requests(limit=limit)
     if model.keeps_text:
         _check_identity(model, base(), tokenizer, task)
-    file = CACHE / f"{_key(model, tokenizer, task)}.json"
-    if file.is_file():
-        expected = Accuracy(**json.loads(file.read_text()))
-    else:
-        expected = accuracy(base(), tokenizer, task, limit, batch_size)
-        _keep(file, expected)
-    found = expected if model.keeps_text else accuracy(model, tokenizer, task, limit, batch_size)
-    return found, expected
+    expected = kept_or((), base)
+    return expected if model.keeps_text else kept_or((__version__, trained), lambda: model), expected
+
+
+def _trained(model: Any) -> str:
+    """Tells one adapted model on a base from any other, to the bit."""
+    config = model.config
+    digest = hashlib.sha256(json.dumps([config.method, config.upscale, config.lora], default=str).encode())
+    for name, tensor in sorted(trained_tensors(model).items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def load_tasks(names: Sequence[str], data_dir: str | Path | None = None) -> dict[str, list[Any]]:
@@ -220,12 +249,15 @@ def _check_identity(model: Any, base: Any, tokenizer: Any, task: Any) -> None:
             )
 
 
-def _key(model: Any, tokenizer: Any, task: Any) -> str:
-    """Tells one score of a base from any other: by weights and arithmetic, and by the questions as it reads them."""
+def _key(model: Any, tokenizer: Any, task: Any, whose: Sequence[str]) -> str:
+    """Tells one score from any other: by weights and arithmetic, and by the questions as they are read.
+
+    `whose` is empty for the base's.
+    """
     import lm_eval
 
     config = model.config
-    arithmetic = [config.base_hash, config.base_quantization, str(model.llm.dtype), model.device.type]
+    arithmetic = [config.base_hash, config.base_quantization, str(model.llm.dtype), model.device.type, *whose]
     asked = [(request.doc, request.args, _ids(tokenizer, request)) for request in task.instances]
     what = json.dumps([arithmetic, lm_eval.__version__, task.task_name, asked], default=str)
     return hashlib.sha256(what.encode()).hexdigest()[:32]
@@ -241,7 +273,7 @@ def _keep(file: Path, found: Accuracy) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         files.write_json(file, asdict(found))
     except OSError as error:
-        log.warning("%s: the base's score is not kept there (%s)", file.parent, error.strerror)
+        log.warning("%s: scores are not kept there (%s)", file.parent, error.strerror)
 
 
 @contextmanager
