@@ -22,6 +22,7 @@ Method = Literal["full", "lora", "depth_upscale", "depth_upscale+lora"]
 Layer = Literal[tuple(KINDS)]  # type: ignore[valid-type]
 Scope = Literal["speech", "from_speech", "all"]
 Quantization = Literal["none", "int8", "nf4"]
+Kernel = Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -346,6 +347,9 @@ class Recipe:
     which some are faster in bfloat16."""
     base_quantization: Quantization = "none"
     """Keep the linears of the frozen base in 8 bits (`int8`) or 4 (`nf4`, needs `depthup[quantized]`)."""
+    attn_implementation: Kernel = "auto"
+    """Attention kernel of the LLM and its inserted layers, by transformers' names; auto: the base's own, mostly `sdpa`.
+    Flash attention needs a GPU, its package and 16 bits."""
     seed: int = 0
     """Seed of initial weights, data order and augmentation."""
     prompt: str = f"Speech:{AUDIO_MARKER}\nTranscript:"

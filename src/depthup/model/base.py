@@ -73,6 +73,11 @@ def text_config(name: str, config: PreTrainedConfig) -> PreTrainedConfig:
     return text
 
 
+def llm_class(config: PreTrainedConfig) -> Any:
+    """The class of causal LMs with this configuration."""
+    return MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+
 def load_base(
     name: str, revision: Optional[str], dtype: Union[torch.dtype, Literal["auto"]], **options: Any
 ) -> PreTrainedModel:

@@ -98,6 +98,7 @@ class Checkpointed:
     def load_base(self) -> PreTrainedModel:
         """A fresh copy of the base as it was, and packed as it is, for comparison."""
         name, revision = self.config.base_source
-        base = load_base(name, revision, self.llm.dtype)
+        kernel = self.llm.config._attn_implementation  # another one rounds otherwise
+        base = load_base(name, revision, self.llm.dtype, attn_implementation=kernel)
         quantize(base, self.config.base_quantization)
         return base.eval()

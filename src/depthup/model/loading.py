@@ -10,7 +10,8 @@ from transformers import PreTrainedModel
 
 from depthup.errors import UserError
 from depthup.model import checkpoint, standalone
-from depthup.model.base import load_base, resolve_dtype
+from depthup.model.attention_kernels import kernel_options
+from depthup.model.base import llm_class, load_base, resolve_dtype
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.encoders import SpeechEncoder, kept_kind
 from depthup.model.fingerprint import fingerprint
@@ -58,7 +59,7 @@ def known_base(
 ) -> PreTrainedModel:
     """The base of a checkpoint, with its weights, in a format. Raises UserError where it is not the one of training."""
     if config.standalone and config.method == "full":  # all of the LLM was trained
-        return standalone.empty_base(config, resolve_dtype("float32") if dtype == "auto" else dtype)
+        return standalone.empty_base(config, resolve_dtype("float32") if dtype == "auto" else dtype, **options)
     # Weights that were rounded to float16 are not known again, so they are rounded afterwards.
     llm = load_base(*config.base_source, "auto" if dtype == torch.float16 else dtype, **options)
     if fingerprint(llm) != config.base_hash:
@@ -101,13 +102,14 @@ def load_model(
 ) -> Any:
     """What `SpeechLM.from_pretrained` does."""
     dtype = kwargs.pop("torch_dtype", None) if dtype is None else dtype  # its name until transformers 5
-    options = {"attn_implementation": kernel} if (kernel := kwargs.pop("attn_implementation", None)) else {}
+    kernel = kwargs.pop("attn_implementation", None) or "auto"
     device = one_device(device_map)
     directory = checkpoint.find(name, **arguments_for_hub(kwargs))
     config = config or SpeechLMConfig.from_pretrained(directory)
     inside = str(directory) if config.standalone else None
     config.found_at(base or inside, encoder)
     number = chosen_dtype(dtype, config)
+    options = kernel_options(kernel, llm_class(config.make_base_config()), number)
     model = cls(config, known_base(directory, config, number, **options), known_encoder(directory, config))
     checkpoint.load_trained(model, directory)
     for parameter in model.llm.parameters():

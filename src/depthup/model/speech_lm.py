@@ -25,7 +25,8 @@ from transformers.modeling_outputs import CausalLMOutputWithPast
 from depthup.config import LoraConfig, Recipe, Scope
 from depthup.errors import UserError
 from depthup.model.adapt import adapt_llm, adapters_for, unadapted
-from depthup.model.base import embedding_std, load_base, load_base_config, resolve_dtype
+from depthup.model.attention_kernels import check_kernel, kernel_options
+from depthup.model.base import embedding_std, llm_class, load_base, load_base_config, resolve_dtype
 from depthup.model.checkpointed import Checkpointed
 from depthup.model.configuration import SpeechLMConfig, portable
 from depthup.model.connectors import CONNECTORS, Speech
@@ -128,7 +129,9 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         )
         if not load_weights:
             return cls(config, encoder=encoder)
-        llm = load_base(recipe.base, recipe.base_revision, resolve_dtype(recipe.dtype))
+        dtype = resolve_dtype(recipe.dtype)
+        kernel = kernel_options(recipe.attn_implementation, llm_class(base_config), dtype)
+        llm = load_base(recipe.base, recipe.base_revision, dtype, **kernel)
         config.base_hash = fingerprint(llm)
         config.base_embedding_std = embedding_std(llm)
         return cls(config, llm, encoder)
@@ -168,6 +171,11 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         if self.config.upscale and self.scope != "speech":
             cache.layers += [InsertedCacheLayer() for _ in inserted_layers(self.llm)]
         return cache
+
+    def set_attn_implementation(self, attn_implementation: str, *args: Any, **kwargs: Any) -> None:
+        """Choose the kernel of the LLM and its inserted layers; the encoder keeps its own. Raises UserError."""
+        check_kernel(attn_implementation, type(self.llm), self.llm.dtype)
+        self.llm.set_attn_implementation(attn_implementation, *args, **kwargs)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.llm.get_input_embeddings()
@@ -209,7 +217,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
             front_end_only: no LLM; the front end's own loss, or without `ctc_labels` the `Speech` it makes.
             hear_only: no LLM; the batch as `hear` gives it.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
-            return_ctc: with speech and a CTC head, give a `SpeechLMOutput`.
+            return_ctc: give a `SpeechLMOutput`, whose CTC is None without speech or a CTC head.
         """
         if front_end_only:
             return self._front_end_alone(input_features, input_lengths, ctc_labels, ctc_label_lengths)
@@ -227,7 +235,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         inputs |= {"position_ids": position_ids, "past_key_values": past_key_values, "use_cache": use_cache}
         if labels is None:
             outputs = self._run_llm(inputs, speech_ids, logits_to_keep)
-            return _with_ctc(outputs, speech) if return_ctc and speech is not None else outputs
+            return _with_ctc(outputs, speech) if return_ctc else outputs
         hidden = self._run_llm(inputs, speech_ids).last_hidden_state
         loss = self._label_loss(hidden, labels, num_items_in_batch)
         if ctc_weight and speech is not None and speech.ctc_log_probs is not None:
@@ -258,7 +266,9 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
 
     def _refuse_placeholders(self, input_ids: Optional[torch.Tensor], cache: Optional[Cache]) -> None:
         """Ids without speech must not ask for it; behind a cache they are generated, and no GPU is asked."""
-        if input_ids is None or (not input_ids.is_cpu and cache is not None and int(cache.get_seq_length())):
+        if input_ids is None or torch.compiler.is_exporting():
+            return
+        if not input_ids.is_cpu and cache is not None and int(cache.get_seq_length()):
             return
         if (input_ids == self.config.audio_token_id).any():
             raise ValueError("input_ids hold placeholders of speech; give input_features and input_lengths too")
@@ -305,6 +315,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         """As any causal LM's; speech is encoded once. Returned prompts hold pad ids where placeholders stood."""
         features, lengths = kwargs.pop("input_features", None), kwargs.pop("input_lengths", None)
         if features is not None:
+            _refuse_assistants(kwargs)
             assert input_ids is not None
             heard = self.hear(input_ids, features, lengths, kwargs.get("attention_mask"))
             kwargs.update(inputs_embeds=heard.inputs_embeds, speech_ids=heard.speech_ids)
@@ -347,6 +358,16 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         )
 
 
+def _refuse_assistants(options: dict[str, Any]) -> None:
+    """Raises UserError: what guesses tokens for it would guess without the recording, or spoil its cache."""
+    given = [name for name in ("assistant_model", "assistant_early_exit") if options.get(name) is not None]
+    if given:
+        raise UserError(
+            f"generate: {given[0]} does not hear; with speech give prompt_lookup_num_tokens, or let depthup.transcribe "
+            "draft from what was spelled"
+        )
+
+
 def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:
     stack = max(1, round(encoder_rate / wanted_rate))
     if abs(encoder_rate / stack - wanted_rate) > 0.1:
@@ -362,7 +383,9 @@ def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
     return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0
 
 
-def _with_ctc(outputs: CausalLMOutputWithPast, speech: Speech) -> SpeechLMOutput:
+def _with_ctc(outputs: CausalLMOutputWithPast, speech: Optional[Speech]) -> SpeechLMOutput:
+    if speech is None:
+        return SpeechLMOutput(**outputs)
     return SpeechLMOutput(**outputs, ctc_log_probs=speech.ctc_log_probs, ctc_lengths=speech.ctc_lengths)
 
 

@@ -48,9 +48,9 @@ def read_base(directory: Union[str, Path], dtype: Any, **options: Any) -> PreTra
     return llm
 
 
-def empty_base(config: SpeechLMConfig, dtype: torch.dtype) -> PreTrainedModel:
+def empty_base(config: SpeechLMConfig, dtype: torch.dtype, **options: Any) -> PreTrainedModel:
     """A base whose weights are all filled in later."""
-    llm = _class(config)._from_config(config.make_base_config(), dtype=dtype)
+    llm = _class(config)._from_config(config.make_base_config(), dtype=dtype, **options)
     llm.generation_config = GenerationConfig.from_pretrained(config.base_source[0])
     return llm
 
