@@ -155,6 +155,11 @@ class FrontEnd(nn.Module):
         labels: Optional[torch.Tensor],
         with_ctc: bool,
     ) -> Heard:
+        if torch.compiler.is_exporting():
+            raise UserError(
+                "torch.export: how many positions speech takes depends on it, so its shapes cannot be fixed; export "
+                "text alone, or the LLM as plain layers with `depthup export RUN DIR --llm`"
+            )
         speech = self.embed_speech(input_features, input_lengths, with_ctc)
         is_speech = input_ids == self.config.audio_token_id
         if not self.connector.positions_from_length:

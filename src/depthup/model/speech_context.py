@@ -67,10 +67,13 @@ class SpeechContext:
         # A row without speech keeps its own keys: its output is discarded, and a softmax over nothing is not a number.
         own = torch.ones_like(keys) if attention_mask is None else attention_mask.bool()
         keys = torch.where((start == NEVER)[:, None], own, keys)
+        full = (scope == "all" and attention_mask is None) or (
+            not offset and bool(keys.all())
+        )  # asked at prefill alone
         mask = create_causal_mask(
             config=config,
             inputs_embeds=embeds,
-            attention_mask=None if not offset and bool(keys.all()) else keys.long(),  # no wait for a GPU at each token
+            attention_mask=None if full else keys.long(),
             past_key_values=_Seen(offset),  # type: ignore[arg-type]
         )
         return cls(scope, spans, active, mask, offset)
@@ -133,6 +136,7 @@ class InsertedCacheLayer(DynamicLayer):
     """
 
     offset = 0
+    is_compileable = True  # else a static cache with it no longer counts as static, and empty places are attended to
 
     @classmethod
     def stand_in(cls, cache: Cache, layer_idx: int, offset: int) -> None:
