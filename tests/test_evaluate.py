@@ -33,7 +33,7 @@ from depthup.report.clips import write_clips
 from depthup.report.terminal import print_asr, print_text
 from depthup.transcribe.transcript import Transcript
 
-MODEL = SimpleNamespace(device=torch.device("cpu"))
+MODEL = SimpleNamespace(device=torch.device("cpu"), config=SimpleNamespace(encoder=None))
 """Where transcription itself is made up."""
 
 # ---------------------------------------------------------------------------------------------------- error rates
@@ -197,6 +197,17 @@ def test_an_assumed_language_is_told(heard, caplog: pytest.LogCaptureFixture):
     assert report.languages["nl"].assumed == 0 and not caplog.records
 
 
+def test_the_language_that_a_checkpoint_writes_is_the_default_and_said(heard, caplog: pytest.LogCaptureFixture):
+    heard.cuts = [make_cut(n, f"um {n}") for n in range(4)]
+    heard.cuts[0].supervisions[0].language = "en"
+    french = SimpleNamespace(**vars(MODEL) | {"config": SimpleNamespace(encoder={"language": "fr"})})
+    report = evaluate(model=french)
+    told = {code: (how.clips, how.assumed, how.of_model) for code, how in report.languages.items()}
+    assert told == {"en": (1, 0, 0), "fr": (3, 0, 3)} and not caplog.records
+    assert "3 named none: the model's own, by encoder.language" in printed(print_asr, report)
+    assert evaluate(model=french, data={"language": "nl"}).languages["nl"].of_model == 0
+
+
 # ------------------------------------------------------------------------------------------ intervals and groups
 
 
@@ -299,10 +310,9 @@ def heard(monkeypatch: pytest.MonkeyPatch):
     return seen
 
 
-def evaluate(**options: object) -> asr.AsrReport:
-    return evaluate_asr(
-        MODEL, SimpleNamespace(sampling_rate=16000), "test.jsonl", DataConfig(**options.pop("data", {})), **options
-    )
+def evaluate(model: object = MODEL, **options: object) -> asr.AsrReport:
+    data = DataConfig(**options.pop("data", {}))
+    return evaluate_asr(model, SimpleNamespace(sampling_rate=16000), "test.jsonl", data, **options)
 
 
 def test_a_data_set_is_scored_in_groups_of_little_memory_and_keeps_examples(heard):

@@ -18,8 +18,8 @@ from depthup.data.audio import audio_file
 from depthup.data.cuts import check_rows, fields_of, load_sources
 from depthup.data.tokens import is_tokens, read_speech
 from depthup.errors import UserError
-from depthup.evaluate.language import DEFAULT, rules
-from depthup.evaluate.scores import SPEAKER, AsrReport, Heard, score
+from depthup.evaluate.language import DEFAULT, rules, rules_or_default, written_language
+from depthup.evaluate.scores import SPEAKER, AsrReport, Heard, LanguageScore, score
 from depthup.progress import ClipProgress
 from depthup.transcribe.batches import ahead, in_groups
 from depthup.transcribe.hearing import transcribe_batch
@@ -66,7 +66,7 @@ def evaluate_asr(
             progress.did(len(group), sum(cut.duration for cut, _ in usable))
     if unusable and not heard:
         raise UserError(f"{source}: all {len(unusable)} clips are unusable, as the lines above say; check the manifest")
-    report = _score(heard, by, data, source)
+    report = _score(heard, by, data, source, written_language(model))
     report.skipped, report.examples, report.unusable = len(unusable), heard, unusable
     return report
 
@@ -115,14 +115,18 @@ def _texts(
     return [transcript.text for transcript in heard]
 
 
-def _score(heard: Sequence[Heard], by: Sequence[str], data: DataConfig, source: str) -> AsrReport:
+def _score(heard: Sequence[Heard], by: Sequence[str], data: DataConfig, source: str, written: str | None) -> AsrReport:
+    """Clips that name no language go by `data.language`, else by what the model writes, else by English."""
     report = score(
         [clip.reference for clip in heard],
         [clip.hypothesis for clip in heard],
         {name: [clip.fields.get(name) for clip in heard] for name in dict.fromkeys([*USUAL_FIELDS, *by])},
         [clip.fields.get("language") for clip in heard],
-        data.language,
+        data.language or written,
     )
+    if written and not data.language:
+        unnamed = sum(rules_or_default(clip.fields.get("language"), None)[1] for clip in heard)
+        report.languages.get(rules(written).code, LanguageScore(0, "", "", 0)).of_model = unnamed
     for clip, edits in zip(heard, report.edits, strict=True):
         clip.edits = edits
     if assumed := sum(how.assumed for how in report.languages.values()):

@@ -6,6 +6,7 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import langcodes
 import regex
@@ -82,6 +83,11 @@ def rules_or_default(language: str | None, default: str | None) -> tuple[Rules, 
     except UserError:
         pass
     return rules(default or DEFAULT), default is None
+
+
+def written_language(model: Any) -> str | None:
+    """The language that a checkpoint's encoder writes (`encoder.language`), where it says one."""
+    return (getattr(model.config, "encoder", None) or {}).get("language")
 
 
 def _units(plain: str, by_character: bool) -> list[str]:

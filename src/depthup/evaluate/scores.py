@@ -80,6 +80,8 @@ class LanguageScore:
     """What errors are counted in: `word`, or `character` where the script has no spaces."""
     assumed: int
     """Clips that named no language, where none was asked for either."""
+    of_model: int = 0
+    """Clips that named no language, where the model's own is known (`encoder.language`)."""
 
 
 @dataclass

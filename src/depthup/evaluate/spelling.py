@@ -7,6 +7,7 @@ from typing import Any
 
 from depthup.config import DataConfig
 from depthup.data import load_cuts
+from depthup.evaluate.language import written_language
 from depthup.evaluate.loss import readable
 from depthup.evaluate.scores import AsrReport, score
 from depthup.transcribe.batches import batches_of_like_length, inference
@@ -24,4 +25,5 @@ def evaluate_spelling(model: Any, processor: Any, source: str, data: DataConfig,
                 texts[i] = text
     told = [cut.supervisions[0] for cut in cuts]
     language = [one.language for one in told]
-    return score([one.text or "" for one in told], texts, language=language, default_language=data.language)
+    default = data.language or written_language(model)
+    return score([one.text or "" for one in told], texts, language=language, default_language=default)

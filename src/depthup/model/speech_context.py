@@ -67,9 +67,8 @@ class SpeechContext:
         # A row without speech keeps its own keys: its output is discarded, and a softmax over nothing is not a number.
         own = torch.ones_like(keys) if attention_mask is None else attention_mask.bool()
         keys = torch.where((start == NEVER)[:, None], own, keys)
-        full = (scope == "all" and attention_mask is None) or (
-            not offset and bool(keys.all())
-        )  # asked at prefill alone
+        # A GPU is waited for at prefill alone.
+        full = (scope == "all" and attention_mask is None) or (not offset and bool(keys.all()))
         mask = create_causal_mask(
             config=config,
             inputs_embeds=embeds,

@@ -68,6 +68,8 @@ def print_asr(report: AsrReport, name: str = "", console: Console | None = None)
         table.add_row("Nothing said", silent)
     for code, how in report.languages.items():
         assumed = f"; {how.assumed} named none: is it right? --language" if how.assumed else ""
+        if how.of_model:
+            assumed = f"; {how.of_model} named none: the model's own, by encoder.language"
         unit = ", by character" if how.unit == "character" else ""
         table.add_row("Language", Text(f"{code}: {how.clips} clips, {how.normalizer} rules{unit}{assumed}"))
     console.print(table)
