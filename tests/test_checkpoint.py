@@ -183,6 +183,35 @@ def test_a_truncated_checkpoint_is_refused(tmp_path):
         depthup.load(checkpoint)
 
 
+BROKEN = {
+    "not JSON": ("config.json", "{", "cannot be read as JSON"),
+    "a list": ("config.json", "[]", "not of a depthup checkpoint"),
+    "nothing in it": ("config.json", '{"model_type": "depthup"}', "damaged, or of another version"),
+    "an unknown base": ("config.json", {"base_config": {"model_type": "zzz"}}, "damaged, or of another version"),
+    "an unknown key": ("config.json", {"encoder": {"nme": 1}}, "damaged, or of another version .*nme"),
+    "other layers": ("config.json", {"upscale": {"layr": 1}}, "another version of depthup"),
+    "no tokenizer": ("tokenizer_config.json", None, "processor's files are missing"),
+    "half a processor": ("processor_config.json", "{", "processor's files are missing or damaged"),
+}
+
+
+def test_a_foreign_or_damaged_folder_is_refused_in_one_line(tmp_path):
+    _, checkpoint = saved(tmp_path)
+    for name, (file, content, line) in BROKEN.items():
+        broken = tmp_path / name
+        shutil.copytree(checkpoint, broken)
+        if isinstance(content, dict):
+            content = json.dumps(json.loads((broken / file).read_text()) | content)
+        if content is None:
+            for path in [broken / file, *broken.glob("tokenizer.*")]:
+                path.unlink()
+        else:
+            (broken / file).write_text(content)
+        with pytest.raises(depthup.UserError, match=line) as error:
+            depthup.load(broken)
+        assert "\n" not in str(error.value) and len(str(error.value)) < 600, name
+
+
 def test_a_base_without_adaptation_is_no_checkpoint(tmp_path):
     with pytest.raises(depthup.UserError, match="not of a depthup checkpoint"):
         depthup.load(save_base(tmp_path / "base"))

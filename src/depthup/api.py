@@ -72,7 +72,7 @@ def load(
     chosen = _device(device)
     directory = checkpoint.find(path)
     model = SpeechLM.from_pretrained(directory, **{"device_map": chosen, "encoder": encoder, **kwargs})
-    processor = SpeechProcessor.from_pretrained(directory)
+    processor = SpeechProcessor.kept_in(directory)
     if isinstance(processor.feature_extractor, SpeechTokenizer):
         processor.feature_extractor.move(encoder, codec)
     elif codec:

@@ -57,7 +57,11 @@ def find(name: Union[str, Path], **options: Any) -> Path:
         raise UserError(f"{directory}: no depthup checkpoint, config.json is missing")
     if not (directory / WEIGHTS).is_file() and not (directory / INDEX).is_file():
         raise UserError(f"{directory}: no depthup checkpoint, {WEIGHTS} is missing")
-    if json.loads((directory / "config.json").read_text()).get("model_type") != MODEL_TYPE:
+    try:
+        told = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{directory}: config.json cannot be read as JSON ({error})") from error
+    if not isinstance(told, dict) or told.get("model_type") != MODEL_TYPE:
         raise UserError(f"{directory}: config.json is not of a depthup checkpoint; make one with `depthup upscale`")
     return directory
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 from typing import Any, Optional
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from depthup.config import Quantization, Recipe, UpscaleConfig
+from depthup.config import ConnectorConfig, EncoderConfig, Quantization, Recipe, UpscaleConfig
 from depthup.errors import UserError
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
 from depthup.model.upscale import matched_rank, placement_indices
@@ -86,6 +87,21 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     def answer_tokens(self, seconds: float) -> int:
         """Most tokens of the transcript of a recording that lasts so long."""
         return ANSWER_AT_LEAST + math.ceil(self.tokens_per_second * seconds)
+
+    @classmethod
+    def kept_in(cls, directory: Path) -> SpeechLMConfig:
+        """A checkpoint's. Raises UserError where it is damaged, or of a version that is not read here."""
+        try:
+            config = cls.from_pretrained(directory)
+            config.make_base_config()
+            for section, fields in (EncoderConfig, config.encoder), (ConnectorConfig, config.connector):
+                section(**(fields or {}))
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
+            raise UserError(
+                f"{directory}: config.json is damaged, or of another version of depthup ({reason})"
+            ) from error
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """As any configuration's, with the classes that transformers finds by `trust_remote_code`."""

@@ -46,7 +46,7 @@ def export_standalone(
     """
     directory = files.new_directory(directory)
     source = checkpoint.find(run)
-    config = SpeechLMConfig.from_pretrained(source)
+    config = SpeechLMConfig.kept_in(source)
     config.found_at(base or (str(source) if config.standalone else None), encoder)
     llm, frozen = known_base(source, config, "auto"), known_encoder(source, config)
     if frozen.kind.codebook_sizes:
@@ -61,7 +61,7 @@ def export_standalone(
     if config.method != "full":
         tensors |= tensors_of(llm, BASE)
     tensors |= {name: tensor for name, tensor in tensors_of(frozen, ENCODER).items() if name not in trained}
-    processor = SpeechProcessor.from_pretrained(source)
+    processor = SpeechProcessor.kept_in(source)
     config.standalone, config.licences = True, config.licences or licences_of(config, ask_hub=True)
     text = card(model, source)
     _name_for_others(config, llm, processor)
@@ -90,7 +90,7 @@ def export_base(run: Union[str, Path], directory: Union[str, Path], base: Option
     """
     directory = files.new_directory(directory)
     source = checkpoint.find(run)
-    config = SpeechLMConfig.from_pretrained(source)
+    config = SpeechLMConfig.kept_in(source)
     if config.method == "full":
         raise UserError(f"{source}: method full trained the base's own weights, so it has no layers to drop")
     config.found_at(base or (str(source) if config.standalone else None))
@@ -105,7 +105,7 @@ def export_llm(run: Union[str, Path], directory: Union[str, Path], **kwargs: Any
     """
     directory = files.new_directory(directory)
     source = checkpoint.find(run)
-    refuse_what_is_not_plain(SpeechLMConfig.from_pretrained(source), source)
+    refuse_what_is_not_plain(SpeechLMConfig.kept_in(source), source)
     model = SpeechLM.from_pretrained(source, dtype="float32", **kwargs)
     hidden = model.llm.config.hidden_size
     embeds = torch.randn(1, PROVED_ON, hidden, generator=torch.Generator().manual_seed(0))
@@ -162,7 +162,7 @@ def _has_window(llm: PreTrainedModel, index: int) -> bool:
 
 def _write(llm: nn.Module, source: Path, directory: Path) -> None:
     """Model and tokenizer, whole or not at all."""
-    tokenizer = SpeechProcessor.from_pretrained(source).tokenizer
+    tokenizer = SpeechProcessor.kept_in(source).tokenizer
     with files.disk_guard(directory), files.filled(directory, last="config.json") as partial:
         llm.save_pretrained(partial)
         tokenizer.save_pretrained(partial)

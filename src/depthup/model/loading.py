@@ -105,7 +105,7 @@ def load_model(
     kernel = kwargs.pop("attn_implementation", None) or "auto"
     device = one_device(device_map)
     directory = checkpoint.find(name, **arguments_for_hub(kwargs))
-    config = config or SpeechLMConfig.from_pretrained(directory)
+    config = config or SpeechLMConfig.kept_in(directory)
     inside = str(directory) if config.standalone else None
     config.found_at(base or inside, encoder)
     number = chosen_dtype(dtype, config)

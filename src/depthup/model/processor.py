@@ -70,6 +70,17 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template)
 
     @classmethod
+    def kept_in(cls, directory: Path) -> SpeechProcessor:
+        """A checkpoint's. Raises UserError where its files are missing or damaged."""
+        try:
+            return cls.from_pretrained(directory)
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            reason = str(error).split(". ")[0].splitlines()[0][:200]
+            raise UserError(
+                f"{directory}: the processor's files are missing or damaged ({reason}); copy all"
+            ) from error
+
+    @classmethod
     def build(cls, config: SpeechLMConfig) -> SpeechProcessor:
         """The processor of a model, with the base's tokenizer."""
         tokenizer = load_tokenizer(*config.base_source)

@@ -34,7 +34,7 @@ def is_inside(name: str) -> bool:
 def read_base(directory: Union[str, Path], dtype: Any, **options: Any) -> PreTrainedModel:
     """The base as it was before training. Raises UserError where all of it was trained."""
     directory = Path(directory)
-    config = SpeechLMConfig.from_pretrained(directory)
+    config = SpeechLMConfig.kept_in(directory)
     names = [name for name in stored(directory) if name.startswith(BASE)]
     if not names:
         raise UserError(f"{directory}: method full trained the base's own weights, so the base is not in it")
