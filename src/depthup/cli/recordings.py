@@ -48,15 +48,10 @@ def data(words: list[str]) -> int:
         return 0
     if options.look or bool(options.verify) == bool(options.sources) or bool(options.sources) != bool(options.output):
         raise UserError("data: give SOURCE... and --output DIR, one SOURCE and --look PAGE, or --verify DIR")
-    from depthup.data.shards import make_shards, verify_shards
+    from depthup.data.shards import make_shards
 
     if options.verify:
-        damaged = verify_shards(options.verify)
-        for line in damaged:
-            print(f"depthup: {line}", file=sys.stderr)
-        if not damaged:
-            print(f"All shards are whole: {options.verify}")
-        return 2 if damaged else 0
+        return _verify(options.verify)
     manifest = make_shards(
         options.sources,
         options.output,
@@ -71,6 +66,17 @@ def data(words: list[str]) -> int:
     shards = len(manifest["shards"])
     print(f"{manifest['clips']} clips, {manifest['hours']:.2f} hours in {shards} shards: {options.output}")
     return 0
+
+
+def _verify(directory: str) -> int:
+    from depthup.data.shards import verify_shards
+
+    damaged = verify_shards(directory)
+    for line in damaged:
+        print(f"depthup: {line}", file=sys.stderr)
+    if not damaged:
+        print(f"All shards are whole: {directory}")
+    return 2 if damaged else 0
 
 
 def tokenizer(words: list[str]) -> int:

@@ -87,6 +87,34 @@ class TrainingPlan:
         return told | {"flops": self.flops, "gpu_hours": self.gpu_hours, "cost": self.cost, "fits": self.fits}
 
 
+def _check_sizes(gpus: int, hours: Optional[float], epochs: Optional[float]) -> None:
+    if gpus < 1 or (hours is not None and hours <= 0) or (epochs is not None and epochs <= 0):
+        raise UserError("--gpus, --hours and --epochs must be positive")
+    if epochs is not None and hours is None:
+        raise UserError("--epochs: passes over what? Give the hours of the corpus with --hours")
+
+
+def _batches(
+    recipe: Recipe, steps: dict[str, Step], gpus: int, hours: Optional[float], epochs: Optional[float]
+) -> tuple[int, dict[str, float]]:
+    """Steps with the LM loss, and batches of each kind on all GPUs: the recipe's, or of passes over `hours`."""
+    settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
+    batches_per_step = gpus * settings.gradient_accumulation_steps
+    audio = steps[SPEECH].audio_seconds / 3600
+    lm_steps, ctc_steps = settings.max_steps, settings.front_end_steps
+    if hours is not None:
+        left = hours * (epochs or 1.0) - ctc_steps * batches_per_step * audio
+        if left <= 0:
+            raise UserError(f"--hours {hours:g}: train.front_end_steps {ctc_steps} hear more than that already")
+        lm_steps = math.ceil(left / audio / (1 - share) / batches_per_step)
+    batches = {SPEECH: lm_steps * batches_per_step * (1 - share)}
+    if CTC in steps:
+        batches[CTC] = float(ctc_steps * batches_per_step)
+    if TEXT in steps:
+        batches[TEXT] = lm_steps * batches_per_step * share
+    return lm_steps, batches
+
+
 def plan_training(
     recipe: Recipe,
     device: Device,
@@ -107,10 +135,7 @@ def plan_training(
 
     Raises UserError.
     """
-    if gpus < 1 or (hours is not None and hours <= 0) or (epochs is not None and epochs <= 0):
-        raise UserError("--gpus, --hours and --epochs must be positive")
-    if epochs is not None and hours is None:
-        raise UserError("--epochs: passes over what? Give the hours of the corpus with --hours")
+    _check_sizes(gpus, hours, epochs)
     assumed = assumed or Assumptions()
     mixed = device.mixed_precision if recipe.dtype == "auto" else recipe.dtype == "bfloat16"
     model = build(recipe)
@@ -120,20 +145,8 @@ def plan_training(
         weights.teacher = summary.base_parameters * (2 if mixed else 4) - weights.saved
 
     settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
-    batches_per_step = gpus * settings.gradient_accumulation_steps
-    audio = steps[SPEECH].audio_seconds / 3600
-    lm_steps, ctc_steps = settings.max_steps, settings.front_end_steps
-    if hours is not None:
-        left = hours * (epochs or 1.0) - ctc_steps * batches_per_step * audio
-        if left <= 0:
-            raise UserError(f"--hours {hours:g}: train.front_end_steps {ctc_steps} hear more than that already")
-        lm_steps = math.ceil(left / audio / (1 - share) / batches_per_step)
-    batches = {SPEECH: lm_steps * batches_per_step * (1 - share)}
-    if CTC in steps:
-        batches[CTC] = float(ctc_steps * batches_per_step)
-    if TEXT in steps:
-        batches[TEXT] = lm_steps * batches_per_step * share
-    heard = (batches[SPEECH] + batches.get(CTC, 0)) * audio
+    lm_steps, batches = _batches(recipe, steps, gpus, hours, epochs)
+    heard = (batches[SPEECH] + batches.get(CTC, 0)) * steps[SPEECH].audio_seconds / 3600
 
     rate = device.tflops * 1e12 * assumed.utilisation
     adam = summary.trainable * ADAM_TRAFFIC / (device.bandwidth_gb_s * 1e9) if device.bandwidth_gb_s else 0.0
@@ -149,11 +162,11 @@ def plan_training(
         hours=heard,
         epochs=heard / hours if hours else None,
         steps=lm_steps,
-        ctc_steps=ctc_steps,
+        ctc_steps=settings.front_end_steps,
         steps_by_kind=steps,
         batches=batches,
         memory=memory_per_gpu(weights, list(steps.values()), recipe, assumed, gpus, sharding),
-        seconds=lm_steps * step_seconds + ctc_steps * (adam + per_kind.get(CTC, 0.0)),
+        seconds=lm_steps * step_seconds + settings.front_end_steps * (adam + per_kind.get(CTC, 0.0)),
         step_seconds=step_seconds,
         price=price,
     )
