@@ -32,6 +32,9 @@ from depthup.errors import UserError
 
 RATE = 16000
 SECONDS, MEGABYTES = 5, 300
+"""Of processor time, which other processes do not lengthen."""
+BLOCKED = 20
+"""Times as long without any work, such as waiting for a pipe, is a hang too."""
 ENDLESS = 200.0
 """Times a clip's own length that a malformed copy of it may state and hold."""
 EXTREMES = [
@@ -58,10 +61,11 @@ def limited(examples: int, strategy: Any, check: Callable[[Any], None]) -> None:
 
 
 def in_bounds(work: Callable[[], Any]) -> Any:
-    """The result of `work`, or the line of its UserError; a hang ends this process by SIGALRM."""
+    """The result of `work`, or the line of its UserError; a hang ends this process by SIGPROF or SIGALRM."""
     before = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # begin to count the peak anew
-    signal.alarm(SECONDS)
+    signal.setitimer(signal.ITIMER_PROF, SECONDS)
+    signal.alarm(BLOCKED * SECONDS)
     try:
         found = work()
     except UserError as error:
@@ -69,6 +73,7 @@ def in_bounds(work: Callable[[], Any]) -> Any:
         found = str(error)
     finally:
         signal.alarm(0)
+        signal.setitimer(signal.ITIMER_PROF, 0)
     own = found.nbytes if isinstance(found, np.ndarray) else 0
     used = memory("VmHWM") - before - own / 2**20
     assert used < MEGABYTES, f"{used:.0f} MB over its own samples"
