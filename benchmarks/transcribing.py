@@ -29,7 +29,8 @@ import soundfile
 from report import apart, save
 from sounds import RATE, Speaker, recordings, without_speech
 
-from depthup.evaluate.asr import normalizer, score
+from depthup.evaluate.language import rules
+from depthup.evaluate.scores import score
 from depthup.train.progress import peak_memory_gb
 from depthup.transcribe import recordings as room
 from depthup.transcribe.hearing import transcribe_batch
@@ -74,7 +75,8 @@ def _write_joined(path: Path, minutes: float, manifest: Path | None) -> None:
 
 def _transcribe_long(path: Path, options: argparse.Namespace) -> dict[str, Any]:
     if options.deaf:
-        model, processor = SimpleNamespace(device=SimpleNamespace(type="cpu")), SimpleNamespace(sampling_rate=RATE)
+        model = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+        processor = SimpleNamespace(sampling_rate=RATE, language=None)
         room.hear = lambda model, processor, audio, *_: ((n, Segment(0.0, 0.0, "x")) for n in range(len(audio)))
     else:
         model, processor = load(options)
@@ -119,7 +121,7 @@ def words(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _start_errors(pairs: list[tuple[list[Word], list[Word]]]) -> tuple[np.ndarray, int]:
     """Seconds between where each word was said and where the same word was found, nearest first."""
-    plain = normalizer("en")
+    plain = rules("en").normalize
     errors, told = [], 0
     for said, found in pairs:
         told += len(said)
@@ -142,7 +144,7 @@ def _quantiles(errors: np.ndarray) -> dict[str, float]:
 
 def _confidence(clips: list[tuple[np.ndarray, str]], heard: list[Segment]) -> dict[str, Any]:
     """How often a word that was said has more confidence than one that was not (area under the curve)."""
-    plain, right, wrong = normalizer("en"), [], []
+    plain, right, wrong = rules("en").normalize, [], []
     for (_, text), segment in zip(clips, heard, strict=True):
         said = Counter(plain(text).split())
         for word in segment.words:
@@ -167,7 +169,7 @@ def silence(options: argparse.Namespace) -> list[dict[str, Any]]:
 def hotwords(options: argparse.Namespace) -> list[dict[str, Any]]:
     """Rare words: in the clips' texts, of four letters or more, and fewer than twice in the training texts."""
     model, processor = load(options)
-    plain = normalizer("en")
+    plain = rules("en").normalize
     clips = list(islice(recordings(options.manifest), options.clips))
     lines = options.train.read_text(encoding="utf-8").splitlines()
     trained = Counter(word for line in lines for word in plain(json.loads(line)["text"]).split())

@@ -137,11 +137,12 @@ def test_a_sweep_measures_what_evaluate_measures():
 
 def test_a_directory_of_transcripts_and_one_that_nobody_reads_on(trained, tmp_path, capsys, monkeypatch):
     run, audio, out = str(trained / "run"), str(trained / "audio"), tmp_path / "out"
-    options = ["--output", str(out), "--format", "json", "--vad", "none", "--channel", "each", "--language", "de"]
+    options = ["--output", str(out), "--format", "json", "--vad", "none", "--channel", "each"]
     assert main(["transcribe", run, audio, *options]) == 0
     assert len(list(out.glob("*.0.json"))) == 12 and not capsys.readouterr().out
     told = json.loads((out / "1.0.json").read_text())
-    assert (told["path"], told["channel"], told["language"]) == (f"{audio}/1.flac", 0, "de")
+    assert (told["path"], told["channel"], told["language"]) == (f"{audio}/1.flac", 0, None)
+    assert "language de: the checkpoint hears" in fails(capsys, "transcribe", run, audio, "--language", "de")
     assert "holds one recording" in fails(capsys, "transcribe", run, audio, "--format", "srt")
     assert "cannot be used here" in fails(capsys, "transcribe", run, audio, "--device", "cuda:99")
 

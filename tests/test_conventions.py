@@ -154,13 +154,11 @@ def test_a_prompt_stands_before_the_recipe_s_or_in_its_place(processor):
         processor.apply_transcription_request(clip(0.5), prompt=["a", "b"])
 
 
-def test_a_language_that_is_not_used_is_said(processor, caplog):
-    from depthup.model import processor as module
-
-    module.log.warning_once.cache_clear()
-    module.log.addHandler(caplog.handler)
-    processor.apply_transcription_request(clip(0.5), language="en")
-    assert "not used" in caplog.text
+def test_a_language_that_nothing_can_be_told_is_refused(processor):
+    with pytest.raises(depthup.UserError, match="language en: the checkpoint hears what it was trained on"):
+        processor.apply_transcription_request(clip(0.5), language="en")
+    with pytest.raises(ValueError, match="2 languages for 1 recordings"):
+        processor(audio=clip(0.5), language=["en", None])
 
 
 def test_another_sampling_rate_and_unknown_arguments_are_refused(processor):

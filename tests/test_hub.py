@@ -79,6 +79,10 @@ def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp
             loaded.load_base()
     assert main(["export", str(out), str(tmp_path / "again")]) == 0
     assert stored(tmp_path / "again") == stored(out)
+    with kept_current(loaded, tmp_path / "again"):  # what is measured of an export comes to its card
+        (tmp_path / "again" / "evaluation.json").write_text(json.dumps(SCORES).replace("0.123", "0.077"))
+    assert "7.7%" in (tmp_path / "again" / "README.md").read_text()
+    assert "- trained on `audio/manifest`" in told.text
 
 
 def stored(directory: Path) -> dict[str, list[int]]:

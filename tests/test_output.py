@@ -27,8 +27,8 @@ SILENT = Transcript("silence.wav", duration=3.0)
 
 WRITTEN = {
     "text": "Hello there.\nA & B <i>\n",
-    "srt": "1\n00:00:00,500 --> 00:00:01,250\nHello there.\n\n2\n01:02:03,004 --> 01:02:05,500\nA & B <i>\n",
-    "vtt": "WEBVTT\n\n00:00:00.500 --> 00:00:01.250\nHello there.\n\n"
+    "srt": "1\n00:00:00,500 --> 00:00:01,500\nHello there.\n\n2\n01:02:03,004 --> 01:02:05,500\nA & B <i>\n",
+    "vtt": "WEBVTT\n\n00:00:00.500 --> 00:00:01.500\nHello there.\n\n"
     "01:02:03.004 --> 01:02:05.500\nA &amp; B &lt;i&gt;\n",
     "tsv": "start\tend\ttext\n500\t1250\tHello there.\n3723004\t3725500\tA & B <i>\n",
 }

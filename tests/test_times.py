@@ -11,6 +11,7 @@ from depthup.model.ctc import spell
 from depthup.transcribe.guard import Heard, difference, judged
 from depthup.transcribe.options import Options
 from depthup.transcribe.times import LETTER_SECONDS, align, align_words
+from depthup.transcribe.transcript import Segment
 
 
 def log_probs_of(path: list[int], sure: float = 0.99) -> np.ndarray:
@@ -68,10 +69,10 @@ def test_a_word_that_was_not_spelled_is_unsure_and_moves_no_other():
     assert align_words("", log_probs_of(path), 0.02) is None
 
 
-def judge(text: str, spelled: str, seconds: float = 4.0, **options: object) -> object:
+def judge(text: str, spelled: str, seconds: float = 4.0, draft: str | None = None, **options: object) -> Segment:
     path = spelled_path(spelled, gap=3) or [0] * 100
     assert spell(_tensor(path), _length(path)) == [spelled]
-    heard = Heard(text, [-0.1], spelled, log_probs_of(path))
+    heard = Heard(text, [-0.1], spelled, log_probs_of(path), draft)
     return judged(heard, seconds, len(path) / seconds, Options(**options))
 
 
@@ -92,13 +93,31 @@ def test_text_from_nothing_is_dropped_and_a_wild_one_is_flagged_or_replaced():
     assert (fine.text, fine.flagged, fine.confidence) == ("Turn on the light.", False, 0.905)
     assert [word.text for word in fine.words] == ["Turn", "on", "the", "light."]
     assert judge("Thank you for watching.", "").text == ""
-    assert judge("Thank you for watching.", "a").text == ""
+    assert judge("Thank you for watching.", "'").text == ""
+    assert judge("Two.", "t").text == "Two."  # a head of few hours spells no more of a short word
     assert judge("", "turn on the light").text == ""
     wild = judge("Thank you for watching.", "turn on the lite")
     assert wild.flagged and wild.text == "Thank you for watching."
     replaced = judge("Thank you for watching.", "turn on the lite", fallback="ctc")
     assert replaced.flagged and replaced.text == "turn on the lite" and replaced.words[3].text == "lite"
     assert judge("no no no no no", "no").flagged and not judge("no no no", "no no no").flagged
+
+
+def test_text_that_the_llm_made_up_beside_its_draft_is_dropped_flagged_or_replaced():
+    assert judge("Alex is a brilliant employee.", "turn on the lite", draft="").text == ""
+    made_up = "turn on the light. The company's mission is to create a better world."
+    assert judge(made_up, "turn on the lite", draft="turn on the light").flagged
+    replaced = judge(made_up, "turn on the lite", draft="turn on the light", fallback="draft")
+    assert replaced.flagged and replaced.text == "turn on the light" and len(replaced.words) == 4
+    fine = judge("Turn on the light.", "turn on the lite", draft="turn on the light", fallback="draft")
+    assert fine.text == "Turn on the light." and not fine.flagged
+    assert judge("好", "好", draft="好").text == "好"  # a word of one character
+
+
+def test_what_does_not_stop_is_cut_behind_its_first_time():
+    loop = judge("turn on the light " + "but " * 30, "turn on the lite")
+    assert loop.flagged and loop.text == "turn on the light but "
+    assert judge("no no no no no no no", "no no no no no no no").text == "no no no no no no no"
 
 
 def test_what_cannot_be_compared_is_only_looked_at_for_loops():

@@ -37,15 +37,16 @@ class Processor:
     """Prompts are the number of samples of each clip behind padding, so that the fake model can spell it."""
 
     sampling_rate = RATE
+    language = None
     tokenizer = Tokenizer()
 
     def seconds(self, clip: np.ndarray) -> float:
         return len(clip) / RATE
 
     def prompt_batch(
-        self, audio: list[np.ndarray], device: str, instruction: None, prompt: None
+        self, audio: list[np.ndarray], device: str, instruction: None, prompt: None, language: None
     ) -> dict[str, torch.Tensor]:
-        assert device == "cpu" and instruction is prompt is None
+        assert device == "cpu" and instruction is prompt is language is None
         ids = torch.tensor([[0, 7, len(clip)] for clip in audio])
         return {"input_ids": ids, "attention_mask": (ids > 0).long()}
 
@@ -62,7 +63,7 @@ class Model(torch.nn.Module):
         self.inner = torch.nn.Linear(1, 1)
         self.endless = endless
         self.device = torch.device("cpu")
-        self.ctc_head = None
+        self.ctc_head, self.makes_out = None, False
         self.config = SpeechLMConfig()
         self.generation_config = SimpleNamespace(repetition_penalty=1.1)  # else it would not be asked to generate
         self.calls: list[SimpleNamespace] = []

@@ -18,7 +18,7 @@ from depthup.errors import UserError
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
 from depthup.model.encoders import encoder_kind
-from depthup.model.encoders.writer import Writer, Written, _choose
+from depthup.model.encoders.writer import AS_TRAINED, Writer, Written, _choose
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "commonvoice-en" / "test.jsonl"
@@ -117,9 +117,15 @@ def test_an_english_model_takes_no_language_and_a_multilingual_one_only_those_it
     real = torch.ones(frames.shape[:2], dtype=torch.bool)
     assert writer.beginning(encoder.model, frames, real).tolist() == [[50257, 50362]] * 4
     tokens = {"<|startoftranscript|>": 0, "<|en|>": 1, "<|fr|>": 2, "<|transcribe|>": 3, "<|notimestamps|>": 4}
+    assert writer.language("en") == AS_TRAINED
+    with pytest.raises(UserError, match="writes English alone"):
+        writer.language("de")
     several = Writer(EncoderConfig(name="w", language="fr"), WhisperConfig())
     several.tokenizer = SimpleNamespace(get_vocab=lambda: tokens)
     assert several.beginning(None, frames[:1], real).tolist() == [[0, 2, 3, 4]]
+    assert [several.language(name) for name in ("en", "EN-gb", "French")] == [1, 1, 2]
+    given = torch.tensor([several.language("en"), AS_TRAINED])
+    assert several.beginning(None, frames[:2], real, given).tolist() == [[0, 1, 3, 4], [0, 2, 3, 4]]
     several.config.language = "xx"
     with pytest.raises(UserError, match="encoder.language xx"):
         several.beginning(None, frames[:1], real)

@@ -22,10 +22,10 @@ def transcribe(words: list[str]) -> int:
     add = parser.add_argument
     add("--format", choices=FORMATS, default="text", help="json has times, confidences and speed too (default: text)")
     add("--output", type=Path, metavar="DIR", help="one file a recording there; goes on where it was stopped")
-    add("--language", help="code of the language spoken, which json names")
+    add("--language", help="what is spoken: fr, German ... (needs a multilingual Whisper's decoder)")
     add("--prompt", metavar="TEXT", help="what the LLM reads first: names and terms, or what was said before")
     add("--hotwords", metavar="LIST", type=listed, default=(), help="names and terms, with commas, that may be said")
-    add("--fallback", choices=("ctc",), help="where what the LLM writes is not what was heard, write that instead")
+    add("--fallback", choices=("ctc", "draft"), help="written where the LLM's text is not what was heard")
     add("--channel", type=_channel, default="mix", help="mix (default), left, right, a number from 0, or each alone")
     add("--vad", choices=get_args(Vad), default="auto", help="what finds speech (default: silero, if installed)")
     add("--batch-seconds", type=above(0.0), help="seconds of audio per batch (default 120, on GPUs 1200)")

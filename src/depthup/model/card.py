@@ -15,7 +15,7 @@ from depthup import files
 from depthup.model.hub import NAMES, hub_file, hub_name
 from depthup.model.summary import ModelSummary
 
-CARD = "README.md"
+CARD, SCORES = "README.md", "evaluation.json"
 LICENCES = dict.fromkeys((*NAMES, *NAMES.values()), "apache-2.0")
 UNKNOWN = "not stated where it was loaded from"
 
@@ -49,7 +49,7 @@ def kept_current(model: Carded, directory: Path) -> Iterator[None]:
 
 def card(model: Carded, about: Path) -> str:
     """The text of the card, which begins with what the hub reads: licence, base, and the `model-index` of scores."""
-    config, scores = model.config, _told(about / "evaluation.json")
+    config, scores = model.config, _told(about / SCORES)
     base, encoder = config.base, (config.encoder or {}).get("name", "")
     licences = config.licences or licences_of(config)
     licence = licences["base"]
@@ -66,7 +66,7 @@ def card(model: Carded, about: Path) -> str:
         f"---\n{hub_data.to_yaml()}\n---\n",
         f"# A speech LLM from {hub_name(base) or Path(base).name}",
         _made_of(model),
-        *_data(about),
+        *_data(config.trained_on or trained_on(about)),
         *_wer(scores.get("asr", {})),
         *_text(model, scores),
         _licences(licence, encoder, licences["encoder"]),
@@ -103,18 +103,30 @@ def _made_of(model: Carded) -> str:
     )
 
 
-def _data(about: Path) -> list[str]:
+def trained_on(about: Path) -> Optional[dict[str, Any]]:
+    """What a run's directory says of its data, under names that mean something elsewhere; None without a recipe."""
     file, training = about / "recipe.yaml", _told(about / "training.json")
     if not file.is_file():
-        return []
+        return None
     data = yaml.safe_load(file.read_text(encoding="utf-8"))["data"]
     train = [data["train"]] if isinstance(data["train"], str) else data["train"]
-    lines = [f"- trained on {', '.join(f'`{_short(source)}`' for source in train)}"]
-    if data["validation"]:
-        lines.append(f"- watched on `{_short(data['validation'])}`")
-    if "audio_hours" in training:
-        steps = training["steps"] + training["ctc_steps"]
-        lines.append(f"- {training['audio_hours']:.1f} hours of audio heard in {steps:,} steps, repetitions counted")
+    return {
+        "train": [_short(source) for source in train],
+        "validation": _short(data["validation"]) if data["validation"] else None,
+        "audio_hours": training.get("audio_hours"),
+        "steps": training["steps"] + training["ctc_steps"] if training else None,
+    }
+
+
+def _data(told: Optional[dict[str, Any]]) -> list[str]:
+    if told is None:
+        return []
+    lines = [f"- trained on {', '.join(f'`{source}`' for source in told['train'])}"]
+    if told["validation"]:
+        lines.append(f"- watched on `{told['validation']}`")
+    if told["audio_hours"] is not None:
+        hours, steps = told["audio_hours"], told["steps"]
+        lines.append(f"- {hours:.1f} hours of audio heard in {steps:,} steps, repetitions counted")
     return ["## Data\n\n" + "\n".join(lines)]
 
 

@@ -62,6 +62,8 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
     """Whether base and encoder are in the checkpoint, beside what was trained."""
     licences: Optional[dict[str, Optional[str]]] = None
     """Of the base and the encoder that are in it, where they are known."""
+    trained_on: Optional[dict[str, Any]] = None
+    """Names of the data, hours and steps, as `model.card.trained_on` gives them, of a checkpoint without its recipe."""
 
     @classmethod
     def from_recipe(cls, recipe: Recipe, base_config: PreTrainedConfig, **kwargs: Any) -> SpeechLMConfig:

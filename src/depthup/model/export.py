@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any, Optional, Union
 
@@ -13,7 +14,7 @@ from transformers import PreTrainedModel
 from depthup import files
 from depthup.errors import UserError
 from depthup.model import checkpoint
-from depthup.model.card import CARD, card, licences_of
+from depthup.model.card import CARD, SCORES, card, licences_of, trained_on
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.hub import hub_name
 from depthup.model.layers.inserted import InsertedLayer
@@ -63,11 +64,14 @@ def export_standalone(
     tensors |= {name: tensor for name, tensor in tensors_of(frozen, ENCODER).items() if name not in trained}
     processor = SpeechProcessor.kept_in(source)
     config.standalone, config.licences = True, config.licences or licences_of(config, ask_hub=True)
+    config.trained_on = config.trained_on or trained_on(source)
     text = card(model, source)
     _name_for_others(config, llm, processor)
     with files.disk_guard(directory), files.written_whole(directory) as partial:
         partial.mkdir()
         (partial / CARD).write_text(text, encoding="utf-8")
+        if (source / SCORES).is_file():  # so that what is measured later comes to it, and to the card
+            shutil.copyfile(source / SCORES, partial / SCORES)
         config.save_pretrained(partial)
         llm.generation_config.save_pretrained(partial)
         processor.save_pretrained(partial)

@@ -14,7 +14,7 @@ from depthup.config import ConnectorConfig
 from depthup.errors import UserError
 from depthup.model.base import load_tokenizer
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
-from depthup.model.ctc import CtcHead, spell
+from depthup.model.ctc import CtcHead
 from depthup.model.encoders.kind import SpeechEncoder
 from depthup.model.encoders.writer import frame_mask
 from depthup.model.positions import Heard, grow
@@ -67,14 +67,27 @@ class FrontEnd(nn.Module):
         """Outputs of the CTC head for a second of speech."""
         return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
 
-    def embed_speech(self, features: torch.Tensor, lengths: torch.Tensor, with_ctc: bool = False) -> Speech:
-        """input_features [N, L, F], input_lengths [N] -> what stands at the positions of speech."""
+    @property
+    def makes_out(self) -> bool:
+        """Whether the front end alone can make out a transcript: by its CTC head, or the encoder's own decoder."""
+        writes = self.encoder.kind.writer is not None and not self.connector.positions_from_length
+        return self.ctc_head is not None or writes
+
+    def embed_speech(
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        with_ctc: bool = False,
+        languages: Optional[torch.Tensor] = None,
+    ) -> Speech:
+        """input_features [N, L, F], input_lengths and input_languages [N] -> what stands at the positions of speech."""
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
             written = None
             if not self.connector.positions_from_length:
                 temperature = self.connector.config.temperature if self.training else 0.0
-                written = self.encoder.write(frames, lengths, self.config.written_per_second, temperature)
+                pace = self.config.written_per_second
+                written = self.encoder.write(frames, lengths, pace, temperature, languages)
             speech = self.connector(frames, lengths, self.get_input_embeddings(), with_ctc, written)
         return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
 
@@ -110,11 +123,7 @@ class FrontEnd(nn.Module):
 
     def make_out(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
         """What the front end alone makes out in N recordings: its draft, or what the CTC head spells."""
-        speech = self(input_features=features, input_lengths=lengths, front_end_only=True)
-        if speech.texts is not None:
-            return speech.texts
-        assert speech.ctc_log_probs is not None and speech.ctc_lengths is not None
-        return spell(speech.ctc_log_probs, speech.ctc_lengths)
+        return self(input_features=features, input_lengths=lengths, front_end_only=True).made_out()
 
     def _as_trained(self, device: torch.device) -> AbstractContextManager:
         """The front end's weights are in float32; beside an LLM in bfloat16 they compute in it, as in training."""
@@ -129,6 +138,7 @@ class FrontEnd(nn.Module):
         attention_mask: Optional[torch.Tensor] = None,
         labels: Optional[torch.Tensor] = None,
         with_ctc: bool = False,
+        input_languages: Optional[torch.Tensor] = None,
     ) -> Heard:
         """Put speech in the place of placeholders, one per frame, or one per recording that takes what it needs.
 
@@ -140,6 +150,7 @@ class FrontEnd(nn.Module):
             input_ids=input_ids,
             input_features=input_features,
             input_lengths=input_lengths,
+            input_languages=input_languages,
             attention_mask=attention_mask,
             labels=labels,
             return_ctc=with_ctc,
@@ -154,13 +165,14 @@ class FrontEnd(nn.Module):
         attention_mask: Optional[torch.Tensor],
         labels: Optional[torch.Tensor],
         with_ctc: bool,
+        languages: Optional[torch.Tensor],
     ) -> Heard:
         if torch.compiler.is_exporting():
             raise UserError(
                 "torch.export: how many positions speech takes depends on it, so its shapes cannot be fixed; export "
                 "text alone, or the LLM as plain layers with `depthup export RUN DIR --llm`"
             )
-        speech = self.embed_speech(input_features, input_lengths, with_ctc)
+        speech = self.embed_speech(input_features, input_lengths, with_ctc, languages)
         is_speech = input_ids == self.config.audio_token_id
         if not self.connector.positions_from_length:
             if int(is_speech.sum()) != len(speech.lengths):

@@ -11,7 +11,6 @@ from typing import Any, Optional, Union
 import numpy as np
 import torch
 from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
-from transformers.utils import logging as transformers_logging
 
 from depthup.config import AUDIO_MARKER, ConnectorConfig
 from depthup.errors import UserError
@@ -21,12 +20,11 @@ from depthup.model.configuration import SpeechLMConfig
 from depthup.model.connectors import CONNECTORS
 from depthup.model.encoders import EncoderKind, kept_kind
 from depthup.model.encoders.kind import FeatureTransform
+from depthup.model.encoders.writer import AS_TRAINED
 from depthup.model.instruction import Instruction
 from depthup.model.positions import IGNORE
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage, write_code
 from depthup.speech_tokens.tokenizer import SpeechTokenizer
-
-log = transformers_logging.get_logger(__name__)
 
 WORD_MARKS = "\u0120\u2581 "
 """How tokenizers write the space before a word."""
@@ -123,6 +121,11 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         return self.feature_extractor.sampling_rate
 
     @property
+    def language(self) -> Optional[str]:
+        """What the recipe says is spoken, where it tells a decoder so."""
+        return self.encoder.get("language")
+
+    @property
     def longest_seconds(self) -> float:
         """Seconds of the longest clip that the encoder hears."""
         return math.inf if self.kind.longest is None else self.kind.longest / self.sampling_rate
@@ -167,6 +170,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         add_special_tokens: bool = True,
         feature_transform: Optional[FeatureTransform] = None,
         device: str = "cpu",
+        language: Union[str, Sequence[Optional[str]], None] = None,
         padding: Union[bool, str] = True,
         return_tensors: Optional[str] = "pt",
         images: None = None,
@@ -182,10 +186,13 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
             padding_side: "left" for generation, "right" otherwise.
             add_special_tokens: begin texts as the tokenizer does.
             device: where log-mel features are computed; all that is returned lies in main memory.
+            language: what is spoken, for a multilingual Whisper's decoder: a code or English name for all recordings,
+                or one for each.
             padding, return_tensors: True and "pt", which other processors want to be told.
 
         Returns input_ids and attention_mask [B, T], and where there is audio input_features [N, L, F] and
-        input_lengths [N]. Raises ValueError when markers and clips or sampling rates do not match.
+        input_lengths [N], with a language input_languages [N]. Raises ValueError when markers and clips or sampling
+        rates do not match, UserError where the model cannot be told a language.
         """
         other = padding not in (True, "longest") or return_tensors not in ("pt", None)
         if images is not None or videos is not None or other:
@@ -198,7 +205,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         features = [self.features(clip, feature_transform, device) for clip in clips]
         waiting = iter(features)
         rows = [self._ids(t, waiting, add_special_tokens) for t in texts]
-        return BatchFeature(_pad_ids(rows, self.tokenizer.pad_token_id, padding_side) | self._pad_features(features))
+        batch = _pad_ids(rows, self.tokenizer.pad_token_id, padding_side) | self._pad_features(features)
+        return BatchFeature(batch | self.languages(language, len(clips)))
 
     def _clips(self, audio: Any, sampling_rate: Optional[int] = None) -> list[np.ndarray]:
         """Waveforms at the processor's rate."""
@@ -254,10 +262,11 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         device: str = "cpu",
         instruction: Optional[Instruction] = None,
         prompt: Optional[str] = None,
+        language: Optional[str] = None,
     ) -> dict[str, torch.Tensor]:
         """The recipe's prompt behind `prompt`, or an instruction's, for each clip, left-padded, for `model.generate`.
 
-        Raises UserError where both are given.
+        Raises UserError where both are given, or the model cannot be told a language.
         """
         if instruction is not None and prompt is not None:
             raise UserError("give a prompt or an instruction, not both")
@@ -265,7 +274,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         prompt = self._prompt_with(prompt)
         if instruction is not None:
             prompt, before = instruction.prompt(self.tokenizer), instruction.clips
-        return dict(self([prompt] * len(audio), [one for clip in audio for one in (*before, clip)], device=device))
+        clips = [one for clip in audio for one in (*before, clip)]
+        return dict(self([prompt] * len(audio), clips, device=device, language=language))
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As any processor's: text, or with `tokenize=True, return_dict=True` the model's inputs.
@@ -291,7 +301,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
 
         Args:
             audio: one recording or several, as in a call.
-            language: nothing tells our models a language, so that one given here is named in the log and no more.
+            language: what is spoken, for a multilingual Whisper's decoder; one, or one for each recording. Raises
+                UserError where the model has no such decoder.
             prompt: what comes before the recipe's prompt, such as names and terms, or what was said before; with
                 `<|audio|>` in it, what stands in that prompt's place. One, or one for each recording.
             tokenize: False returns the prompts as text.
@@ -300,13 +311,11 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         recordings = _listed(audio)
         if not recordings:
             raise ValueError("apply_transcription_request: give at least one recording")
-        if language is not None:
-            log.warning_once(f"language {language!r}: the prompt of this model names no language, so it is not used")
         prompts = [prompt] * len(recordings) if prompt is None or isinstance(prompt, str) else list(prompt)
         if len(prompts) != len(recordings):
             raise ValueError(f"apply_transcription_request: {len(prompts)} prompts for {len(recordings)} recordings")
         texts = [self._prompt_with(p) for p in prompts]
-        return self(texts, recordings, **kwargs) if tokenize else texts
+        return self(texts, recordings, language=language, **kwargs) if tokenize else texts
 
     def _prompt_with(self, before: Optional[str]) -> str:
         if before is None:
@@ -315,7 +324,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        return ["input_ids", "attention_mask", "input_features", "input_lengths"]
+        return ["input_ids", "attention_mask", "input_features", "input_lengths", "input_languages"]
 
     def _encode(self, text: str, first: bool) -> list[int]:
         return self.tokenizer(text, add_special_tokens=first)["input_ids"] if text or first else []
@@ -333,6 +342,28 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         if not features:
             return {}
         return {"input_features": self.kind.pad(features), "input_lengths": torch.tensor([len(f) for f in features])}
+
+    def languages(self, language: Union[str, Sequence[Optional[str]], None], count: int) -> dict[str, torch.Tensor]:
+        """`input_languages` [count] for one language or one for each recording; nothing where none is named.
+
+        Raises UserError where the model cannot be told a language, or hears another.
+        """
+        named = [language] * count if language is None or isinstance(language, str) else list(language)
+        if len(named) != count:
+            raise ValueError(f"{len(named)} languages for {count} recordings")
+        if not any(named):
+            return {}
+        return {"input_languages": torch.tensor([AS_TRAINED if one is None else self._language(one) for one in named])}
+
+    def _language(self, name: str) -> int:
+        writer = self.kind.writer
+        if writer is None:
+            told = "the checkpoint hears what it was trained on; only a multilingual Whisper's decoder can be told one"
+            raise UserError(f"language {name}: {told} (encoder.decoder in the recipe); leave it out")
+        try:
+            return writer.language(name)
+        except UserError as error:
+            raise UserError(f"language {name}: {error}") from error
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

@@ -192,6 +192,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         inputs_embeds: Optional[torch.Tensor] = None,
         input_features: Optional[torch.Tensor] = None,
         input_lengths: Optional[torch.Tensor] = None,
+        input_languages: Optional[torch.Tensor] = None,
         speech_ids: Optional[torch.Tensor] = None,
         labels: Optional[torch.Tensor] = None,
         ctc_labels: Optional[torch.Tensor] = None,
@@ -212,6 +213,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
             inputs_embeds: [B, T, hidden] instead of `input_ids` and features, with `speech_ids` [B, T] saying which
                 positions are speech (the number of the audio piece) and which are text (0).
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
+            input_languages: [N] tokens of a multilingual Whisper's decoder, negative for its own choice.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
             ctc_labels, ctc_label_lengths, ctc_weight: [N, L] bytes + 1 and [N], for the CTC head; weight of its loss.
             front_end_only: no LLM; the front end's own loss, or without `ctc_labels` the `Speech` it makes.
@@ -224,7 +226,8 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         speech: Optional[Speech] = None
         if input_features is not None:
             with_ctc = return_ctc or bool(ctc_weight)
-            heard = self._hear(input_ids, input_features, input_lengths, attention_mask, labels, with_ctc)
+            given = input_ids, input_features, input_lengths, attention_mask, labels, with_ctc, input_languages
+            heard = self._hear(*given)
             if hear_only:
                 return heard
             input_ids, inputs_embeds, speech_ids, speech = None, heard.inputs_embeds, heard.speech_ids, heard.speech
@@ -313,11 +316,12 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
 
     def generate(self, input_ids: Optional[torch.Tensor] = None, **kwargs: Any) -> Any:  # type: ignore[override]
         """As any causal LM's; speech is encoded once. Returned prompts hold pad ids where placeholders stood."""
-        features, lengths = kwargs.pop("input_features", None), kwargs.pop("input_lengths", None)
-        if features is not None:
+        speech = {name: kwargs.pop(f"input_{name}", None) for name in ("features", "lengths", "languages")}
+        if speech["features"] is not None:
             _refuse_assistants(kwargs)
             assert input_ids is not None
-            heard = self.hear(input_ids, features, lengths, kwargs.get("attention_mask"))
+            named = {f"input_{name}": value for name, value in speech.items()}
+            heard = self.hear(input_ids, attention_mask=kwargs.get("attention_mask"), **named)
             kwargs.update(inputs_embeds=heard.inputs_embeds, speech_ids=heard.speech_ids)
             if heard.attention_mask is not None:
                 kwargs["attention_mask"] = heard.attention_mask

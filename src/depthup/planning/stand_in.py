@@ -107,7 +107,7 @@ class SilentWriter(Writer):
         super().__init__(writer.config, writer.hf_config)
         self.answer = answer
 
-    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor, *_: Any) -> torch.Tensor:
         return torch.zeros(len(real), 4 if self.config.language else 2, dtype=torch.long)
 
     def tokens(self, text: str) -> list[int]:

@@ -9,10 +9,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
+from depthup.model.connectors import Speech
 from depthup.model.cpu_kernels import fast_kernels
-from depthup.model.ctc import spell
 from depthup.serve.admission import choose
 from depthup.serve.errors import crashed
 from depthup.serve.metrics import Metrics
@@ -20,7 +19,7 @@ from depthup.serve.rows import Answer, Row, Work
 from depthup.serve.settings import Settings
 from depthup.transcribe.batches import inference
 from depthup.transcribe.decoding import Answering, Decoding, can_draft
-from depthup.transcribe.guard import Heard
+from depthup.transcribe.guard import Heard, heard_in
 from depthup.transcribe.hearing import GUESSED_AT_ONCE
 
 log = logging.getLogger("depthup")
@@ -148,27 +147,24 @@ class Engine:
         special = rows[0].transcript  # a chat template writes what begins a text itself
         inputs = self.processor([row.prompt for row in rows], audio, device=device, add_special_tokens=special)
         inputs = {name: value.to(device) for name, value in inputs.items()}
-        heard = bool(audio) and self.model.ctc_head is not None
+        heard = bool(audio) and self.model.makes_out
 
-        def drafts(log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
-            self._keep_spelled(rows, log_probs, lengths)
-            texts = [row.heard.spelled if row.heard is not None else "" for row in rows]
-            return [self.processor.answer_ids(text) if text and self._drafts else [] for text in texts]
+        def drafts(speech: Speech) -> list[list[int]]:
+            told = iter(zip(heard_in(speech), speech.made_out(), strict=True))
+            guesses = []
+            for row in rows:
+                pieces = [next(told) for _ in row.audio]
+                text = ""
+                if row.transcript:
+                    row.heard, text = pieces[0]
+                guesses.append(self.processor.answer_ids(text) if text and self._drafts else [])
+            return guesses
 
         limits, starts = [row.limit for row in rows], self.processor.word_starts
         decoding = Decoding(self.model, inputs, limits, drafts if heard else None, starts, tags=rows)
         for row, mask in zip(rows, decoding.llm.mask, strict=True):
             row.prompt_tokens = int(mask.sum())
         return decoding
-
-    def _keep_spelled(self, rows: list[Row], log_probs: torch.Tensor, lengths: torch.Tensor) -> None:
-        """What the CTC head heard of each transcript."""
-        texts = iter(zip(spell(log_probs, lengths), log_probs.float().cpu().numpy(), lengths.tolist(), strict=True))
-        for row in rows:
-            mine = [next(texts) for _ in row.audio]
-            if row.transcript:
-                spelled, heard, length = mine[0]
-                row.heard = Heard("", None, spelled, heard[:length])
 
     def _write(self, batch: Decoding) -> None:
         """One more pass of a batch: who is through leaves it, and all hear how far they are."""
@@ -197,7 +193,7 @@ class Engine:
         if asked.transcript:
             text = text.strip()
         if through and asked.transcript:
-            asked.heard = asked.heard or Heard("")
+            asked.heard = asked.heard or Heard()
             asked.heard.text, asked.heard.scores = text, row.scores
         cut = through and len(row.tokens) >= asked.limit
         asked.work.tell(Answer(asked, text, len(row.tokens), through, cut))

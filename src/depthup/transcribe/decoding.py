@@ -1,4 +1,4 @@
-"""Greedy transcripts: rows that are through leave the batch, and a CTC head may guess what the LLM then verifies."""
+"""Greedy transcripts: rows that are through leave the batch, and a draft may guess what the LLM then verifies."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any, Optional
 import torch
 from transformers.cache_utils import DynamicLayer
 
+from depthup.model.connectors import Speech
 from depthup.transcribe.cached_llm import CachedLLM
 
 LOOKAHEAD = 4
@@ -16,8 +17,8 @@ LOOKAHEAD = 4
 PLAIN = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "encoder_repetition_penalty": 1.0, "min_new_tokens": 0}
 CHANGES_LOGITS = ("bad_words_ids", "sequence_bias", "suppress_tokens", "begin_suppress_tokens", "forced_bos_token_id")
 
-Guess = Callable[[torch.Tensor, torch.Tensor], Sequence[list[int]]]
-"""CTC log probabilities [N, L, 257] and their lengths [N] -> the tokens that each row may answer with."""
+Guess = Callable[[Speech], Sequence[list[int]]]
+"""What the front end made of the rows' recordings -> the tokens that each row may answer with."""
 Watch = Callable[[int, list[int]], bool]
 """Number of a row and its tokens so far -> whether to go on with it."""
 
@@ -30,8 +31,8 @@ class Decoded:
     scores: list[list[float]]
     """The log probability of each token."""
     passes: int
-    ctc: Optional[tuple[torch.Tensor, torch.Tensor]] = None
-    """What the CTC head says, [N, L, 257], and how much of L is real [N], where it was asked."""
+    speech: Optional[Speech] = None
+    """What the front end made of the recordings, with what the CTC head says where it was asked."""
 
 
 def is_greedy(model: Any) -> bool:
@@ -42,14 +43,14 @@ def is_greedy(model: Any) -> bool:
 
 
 def can_draft(model: Any) -> bool:
-    """Whether `decode` may be given guesses: a CTC head makes them, and positions in the cache can be masked.
+    """Whether `decode` may be given guesses: the front end makes them, and positions in the cache can be masked.
 
     Causal inserted layers keep inputs of convolutions, sliding windows count positions, and what is recurrent has taken
     in a rejected token for good: none of them allows holes.
     """
     holes = model.config.upscale is None or model.scope == "speech"
     by_column = all(type(layer) is DynamicLayer for layer in model.new_cache().layers)
-    return model.ctc_head is not None and holes and by_column
+    return model.makes_out and holes and by_column
 
 
 @torch.inference_mode()
@@ -67,7 +68,7 @@ def decode(
 
     A pass runs the LLM over the tokens guessed next; those it would have chosen itself stay, then comes its own token,
     and the rest of the guess goes on behind it. Rejected positions stay in the cache, masked.
-    (Speculative decoding, Leviathan et al. 2023, with the CTC head as the draft model.)
+    (Speculative decoding, Leviathan et al. 2023, with the front end as the draft model.)
 
     Args:
         inputs: of `processor.prompt_batch`, left-padded, with one audio piece in each row, on the model's device.
@@ -84,7 +85,7 @@ def decode(
         answers.settle(watch and (lambda row: watch(row.tag, row.tokens)))
         if not answers.rows:
             tokens, scores = [row.tokens for row in rows], [row.scores for row in rows]
-            return Decoded(tokens, scores, answers.llm.passes, answers.ctc)
+            return Decoded(tokens, scores, answers.llm.passes, answers.llm.speech)
         answers.step(at_once)
 
 
@@ -156,10 +157,7 @@ class Decoding:
         self.ends, self.word_starts = set(ends if isinstance(ends, list) else [ends]), word_starts
         self.llm = CachedLLM(model, inputs, with_ctc or guess is not None)
         speech = self.llm.speech
-        self.ctc: Optional[tuple[torch.Tensor, torch.Tensor]] = None
-        if speech is not None and speech.ctc_log_probs is not None and speech.ctc_lengths is not None:
-            self.ctc = speech.ctc_log_probs, speech.ctc_lengths
-        guesses = guess(*self.ctc) if guess is not None and self.ctc is not None else [[]] * len(limits)
+        guesses = guess(speech) if guess is not None and speech is not None else [[]] * len(limits)
         tags = range(len(limits)) if tags is None else tags
         self.rows = [
             Answering(tag, limit, own, score, _realign(list(rest), own, word_starts))

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from depthup.transcribe.cues import Cue, cues
 from depthup.transcribe.transcript import Segment, Transcript, Word
 
 Formatter = Callable[[Transcript], str]
@@ -23,21 +24,21 @@ def to_json(transcript: Transcript) -> str:
 
 
 def srt(transcript: Transcript) -> str:
-    """SubRip subtitles, a number, the times and the text of each segment."""
+    """SubRip subtitles: a number, the times and the lines of each cue."""
     return "\n".join(
-        f"{number}\n{_clock(segment.start, ',')} --> {_clock(segment.end, ',')}\n{segment.text}\n"
-        for number, segment in enumerate(transcript.segments, start=1)
+        f"{number}\n{_clock(cue.start, ',')} --> {_clock(cue.end, ',')}\n{_joined(cue)}\n"
+        for number, cue in enumerate(cues(transcript), start=1)
     )
 
 
 def vtt(transcript: Transcript) -> str:
     """WebVTT subtitles (W3C). What would begin a tag is escaped."""
-    cues = (
-        f"{_clock(s.start, '.')} --> {_clock(s.end, '.')}\n"
-        f"{s.text.replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\n"
-        for s in transcript.segments
+    told = (
+        f"{_clock(cue.start, '.')} --> {_clock(cue.end, '.')}\n"
+        f"{_joined(cue).replace('&', '&amp;').replace('<', '&lt;').replace('>', '&gt;')}\n"
+        for cue in cues(transcript)
     )
-    return "\n".join(["WEBVTT\n", *cues])
+    return "\n".join(["WEBVTT\n", *told])
 
 
 def tsv(transcript: Transcript) -> str:
@@ -108,6 +109,10 @@ def _verbose_segment(number: int, segment: Segment) -> dict[str, Any]:
 
 def _verbose_word(word: Word) -> dict[str, Any]:
     return {"word": word.text, "start": word.start, "end": word.end, "confidence": word.confidence}
+
+
+def _joined(cue: Cue) -> str:
+    return "\n".join(cue.lines)
 
 
 def _clock(seconds: float, point: str) -> str:

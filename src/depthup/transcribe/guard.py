@@ -9,49 +9,68 @@ from typing import Optional
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from depthup.model.connectors import Speech
 from depthup.transcribe.options import Options
 from depthup.transcribe.times import align_words
 from depthup.transcribe.transcript import Segment
 
 WILD = 0.7
 """Share of letters in which what was written differs from what was spelled, from which a segment is flagged."""
-LEAST_LETTERS = 2
-"""Fewer letters spelled than this are no speech."""
 LOOP = re.compile(r"(?<!\w)(\w.{0,60}?)(?:\W+\1){3,}(?!\w)", re.IGNORECASE | re.DOTALL)
 """The same words at least four times in a row."""
+ENDLESS = re.compile(LOOP.pattern.replace("{3,}", "{7,}"), LOOP.flags)
+"""At least eight times, which people do not say."""
 
 
 @dataclass
 class Heard:
     """What came out of one clip."""
 
-    text: str
+    text: str = ""
     scores: Optional[list[float]] = None
     """The log probability of each of the LLM's tokens, where greedy decoding gave it."""
     spelled: Optional[str] = None
     """What the CTC head reads, where the model has one."""
     log_probs: Optional[np.ndarray] = None
     """[L, 257] of the CTC head."""
+    draft: Optional[str] = None
+    """What the front end read to the LLM, where the model's connector makes drafts."""
+
+
+def heard_in(speech: Speech) -> list[Heard]:
+    """What the front end tells of each recording; the LLM's text is not in it yet."""
+    count = len(speech.lengths)
+    drafts: list[Optional[str]] = [*speech.texts] if speech.texts else [None] * count
+    spelled = speech.spelled()
+    if spelled is None:
+        return [Heard(draft=draft) for draft in drafts]
+    assert speech.ctc_log_probs is not None and speech.ctc_lengths is not None
+    rows = zip(spelled, speech.ctc_log_probs.float().cpu().numpy(), speech.ctc_lengths.tolist(), drafts, strict=True)
+    return [Heard("", None, text, log_probs[:length], draft) for text, log_probs, length, draft in rows]
 
 
 def judged(heard: Heard, seconds: float, ctc_rate: float, options: Options) -> Segment:
     """The segment of a clip of so many seconds.
 
-    With a CTC head: text from a clip in which it spells nothing is dropped; a text that differs wildly from what it
-    spells, or says the same over and over, is flagged, or with `fallback` replaced; words get times and confidences.
+    Text is dropped where the front end made out nothing: its draft is empty, or its CTC head spells no letter. A
+    text that differs wildly from either, or says the same over and over, is flagged, or with `fallback` replaced; what
+    does not stop is cut behind its first time. With a CTC head words get times and confidences.
     """
     segment = Segment(0.0, round(seconds, 3), heard.text)
+    told = [text for text in (heard.draft, heard.spelled) if text is not None]
+    if not segment.text or not all(map(_letters, told)):
+        segment.text = ""
+        return segment
     if heard.scores:
         segment.confidence = round(float(np.exp(np.mean(heard.scores))), 3)
-    if heard.spelled is None or heard.log_probs is None:
-        segment.flagged = bool(LOOP.search(segment.text))
-        return segment
-    if not segment.text or _letter_count(heard.spelled) < LEAST_LETTERS:
-        return Segment(0.0, round(seconds, 3), "")
-    segment.flagged = difference(segment.text, heard.spelled) > WILD or bool(LOOP.search(segment.text))
-    if segment.flagged and options.fallback == "ctc":
-        segment.text, segment.confidence = heard.spelled, None
-    segment.words = align_words(segment.text, heard.log_probs, 1 / ctc_rate) or []
+    wild = any(difference(segment.text, text) > WILD for text in told)
+    segment.flagged = wild or bool(LOOP.search(segment.text))
+    instead = heard.spelled if options.fallback == "ctc" else heard.draft if options.fallback == "draft" else None
+    if segment.flagged and instead is not None:
+        segment.text, segment.confidence = instead, None
+    segment.text = ENDLESS.sub(r"\1", segment.text)
+    if heard.log_probs is not None:
+        segment.words = align_words(segment.text, heard.log_probs, 1 / ctc_rate) or []
     return segment
 
 
@@ -62,7 +81,3 @@ def difference(text: str, spelled: str) -> float:
 
 def _letters(text: str) -> str:
     return "".join(filter(str.isalnum, text.casefold()))
-
-
-def _letter_count(text: str) -> int:
-    return len(_letters(text))

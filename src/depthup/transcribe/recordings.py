@@ -75,7 +75,8 @@ def _transcribe(
     model: Any, processor: Any, recordings: Iterable[Recording], options: Options, on_progress: Optional[Progress]
 ) -> Iterator[Transcript]:
     rate = processor.sampling_rate
-    steps = (step for recording in recordings for step in _steps(recording, rate, options))
+    language = options.language or processor.language
+    steps = (step for recording in recordings for step in _steps(recording, rate, language, options))
     seconds = options.batch_seconds or default_batch_seconds(model)
     for group in ahead(in_groups(steps, lambda step: _weight(step, rate), seconds)):
         at = [i for i, step in enumerate(group) if step.piece is not None]
@@ -103,8 +104,8 @@ def _weight(step: _Step, rate: int) -> float:
     return len(step.piece.samples) / rate if step.piece is not None else LEAST_WEIGHT
 
 
-def _steps(recording: Recording, rate: int, options: Options) -> Iterator[_Step]:
-    transcript = Transcript(recording.path, language=options.language, channel=recording.channel)
+def _steps(recording: Recording, rate: int, language: Optional[str], options: Options) -> Iterator[_Step]:
+    transcript = Transcript(recording.path, language=language, channel=recording.channel)
     read, told = 0, 0
 
     def counted() -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from depthup.config import ConnectorConfig
-from depthup.model.ctc import CtcHead, ctc_loss
+from depthup.model.ctc import CtcHead, ctc_loss, spell
 from depthup.model.encoders.writer import Written
 
 
@@ -51,6 +51,16 @@ class Speech:
     """[N], how much of O is real."""
     texts: Optional[list[str]] = None
     """What the front end made out, where it made a draft."""
+
+    def spelled(self) -> Optional[list[str]]:
+        """What the CTC head spells, where it was asked."""
+        if self.ctc_log_probs is None or self.ctc_lengths is None:
+            return None
+        return spell(self.ctc_log_probs, self.ctc_lengths)
+
+    def made_out(self) -> list[str]:
+        """The front end's own transcripts: its draft, or what the CTC head spells; empty where it makes none."""
+        return self.texts or self.spelled() or [""] * len(self.lengths)
 
 
 class Connector(nn.Module):

@@ -151,11 +151,16 @@ class SpeechEncoder(nn.Module):
         return None if self.kind.trains else fingerprint(self.model)
 
     def write(
-        self, frames: torch.Tensor, lengths: torch.Tensor, per_second: float, temperature: float = 0.0
+        self,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        per_second: float,
+        temperature: float = 0.0,
+        languages: Optional[torch.Tensor] = None,
     ) -> Optional[list[Written]]:
-        """What the model's own decoder writes of frames [N, T, output size]; None without one."""
+        """What the model's own decoder writes of frames [N, T, output size], as `Writer.write`; None without one."""
         writer = self.kind.writer
-        return writer.write(self.model, frames, lengths, per_second, temperature) if writer is not None else None
+        return writer.write(self.model, frames, lengths, per_second, temperature, languages) if writer else None
 
     def freeze(self) -> None:
         """Let train what the kind says trains."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedConfig
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
-from transformers.models.whisper.tokenization_whisper import LANGUAGES
+from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
@@ -25,6 +25,8 @@ MULTILINGUAL = 51865
 CERTAIN, IN_QUESTION = 0.99, 5
 """A token that is likelier than the first is never sampled, others among so many of the likeliest."""
 IGNORE = -100
+AS_TRAINED = -1
+"""In the place of a language's token: the one that the recipe names, or the likeliest."""
 
 
 def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
@@ -64,25 +66,47 @@ class Writer:
     def token(self, name: str) -> Optional[int]:
         return self.tokenizer.get_vocab().get(name)
 
-    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
-        """What every transcript begins with, [N, tokens]: in the recipe's language or in the likeliest of each clip."""
+    def language(self, name: str) -> int:
+        """The token of a language, by its code (`fr`, `pt-BR`) or English name; AS_TRAINED where it knows no other.
+
+        Raises UserError, which does not name the option.
+        """
+        code = TO_LANGUAGE_CODE.get(name.lower(), name.lower().replace("_", "-").split("-")[0])
+        if not self.languages:
+            if code != "en":
+                raise UserError(f"{self.config.name} writes English alone")
+            return AS_TRAINED
+        if (token := self.token(f"<|{code}|>")) not in self.languages:
+            raise UserError(f"{self.config.name} knows no such language; it takes codes and English names")
+        return token
+
+    def beginning(
+        self, model: Any, frames: torch.Tensor, real: torch.Tensor, languages: Optional[torch.Tensor] = None
+    ) -> torch.Tensor:
+        """What every transcript begins with, [N, tokens].
+
+        In the language whose token stands in `languages` [N], where that is not negative; else in the recipe's, or
+        without one in the likeliest of each clip.
+        """
         start = torch.full((len(frames), 1), self.token("<|startoftranscript|>"), device=frames.device)
         ids = [start]
         if self.languages:
-            if self.config.language:
-                known = self.token(f"<|{self.config.language}|>")
-                if known not in self.languages:
-                    raise UserError(
-                        f"encoder.language {self.config.language}: {self.config.name} knows no such language"
-                    )
-                ids.append(torch.full_like(start, known))
-            else:
-                with torch.no_grad():
-                    logits = self.logits(model, self.states(model, start, frames, real)[:, -1])
-                of_languages = torch.tensor(self.languages, device=frames.device)
-                ids.append(of_languages[logits[:, self.languages].argmax(-1)][:, None])
-            ids.append(torch.full_like(start, self.token("<|transcribe|>")))
+            given = torch.full_like(start, AS_TRAINED) if languages is None else languages[:, None].to(start)
+            usual = start if (given >= 0).all() else self._usual_languages(model, start, frames, real)
+            ids += [torch.where(given >= 0, given, usual), torch.full_like(start, self.token("<|transcribe|>"))]
         return torch.cat([*ids, torch.full_like(start, self.token("<|notimestamps|>"))], 1)
+
+    def _usual_languages(
+        self, model: Any, start: torch.Tensor, frames: torch.Tensor, real: torch.Tensor
+    ) -> torch.Tensor:
+        if self.config.language:
+            try:
+                return torch.full_like(start, self.language(self.config.language))
+            except UserError as error:
+                raise UserError(f"encoder.language {self.config.language}: {error}") from error
+        with torch.no_grad():
+            logits = self.logits(model, self.states(model, start, frames, real)[:, -1])
+        return torch.tensor(self.languages, device=frames.device)[logits[:, self.languages].argmax(-1)][:, None]
 
     def states(
         self, model: Any, ids: torch.Tensor, frames: torch.Tensor, real: torch.Tensor, cache: Optional[Cache] = None
@@ -111,14 +135,20 @@ class Writer:
 
     @torch.no_grad()
     def write(
-        self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, per_second: float, temperature: float = 0.0
+        self,
+        model: Any,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        per_second: float,
+        temperature: float = 0.0,
+        languages: Optional[torch.Tensor] = None,
     ) -> list[Written]:
         """What is said in frames [N, T, width], lengths [N], in at most `per_second` tokens and TOKENS_AT_LEAST.
 
-        Drawn at a temperature where it is not 0 and a token in doubt.
+        Drawn at a temperature where it is not 0 and a token in doubt; `languages` as for `beginning`.
         """
         real = frame_mask(lengths, frames.shape[1])
-        begun = self.beginning(model, frames, real)
+        begun = self.beginning(model, frames, real, languages)
         end = self.tokenizer.eos_token_id
         seconds = (lengths / 50).tolist()
         limits = [TOKENS_AT_LEAST + math.ceil(per_second * s) for s in seconds]
