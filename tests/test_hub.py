@@ -13,8 +13,10 @@ from safetensors import safe_open
 from small_run import save_recipe
 from test_checkpoint import inputs
 from test_encoders import save_encoder
+from test_writer import WHISPER
 from tiny import shake
-from transformers import AutoModelForCausalLM, AutoProcessor
+from tiny_encoders import WHISPER as TINY_WHISPER
+from transformers import AutoModelForCausalLM, AutoProcessor, WhisperConfig, WhisperModel
 
 import depthup
 from depthup import api
@@ -22,6 +24,7 @@ from depthup.cli import main
 from depthup.evaluate.text import TextReport
 from depthup.model import hub
 from depthup.model.card import card, kept_current
+from depthup.model.encoders.writer import TOKENIZER
 from depthup.recipe import dump_recipe, load_recipe
 
 SCORES = {
@@ -83,6 +86,33 @@ def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp
         (tmp_path / "again" / "evaluation.json").write_text(json.dumps(SCORES).replace("0.123", "0.077"))
     assert "7.7%" in (tmp_path / "again" / "README.md").read_text()
     assert "- trained on `audio/manifest`" in told.text
+
+
+def test_an_export_with_whispers_decoder_brings_its_tokenizer(tmp_path):
+    if not WHISPER.is_dir():
+        pytest.skip(f"needs {WHISPER}")
+    small = WhisperConfig(**{**TINY_WHISPER, "vocab_size": 51864, "num_mel_bins": 80})
+    torch.manual_seed(0)
+    published = WhisperModel(small)
+    published.decoder.embed_tokens.weight.data *= 5  # so that it writes more than one token over and over
+    published.half().save_pretrained(tmp_path / "tiny-whisper")
+    for file in {*WHISPER.glob("*.json")} - {WHISPER / "config.json"}:
+        shutil.copy(file, tmp_path / "tiny-whisper")
+    encoder = {"name": str(tmp_path / "tiny-whisper"), "decoder": True, "train": True}
+    model, run = run_of(tmp_path, encoder=encoder, connector={"name": "draft"}, upscale={"num_layers": 1})
+    given = inputs(depthup.SpeechProcessor.from_pretrained(run))
+    with torch.no_grad():
+        wanted, made_out = model(**given).logits, model.make_out(given["input_features"], given["input_lengths"])
+    assert main(["export", str(run), str(tmp_path / "out")]) == 0
+    for gone in ("base", "run", "tiny-whisper"):
+        shutil.rmtree(tmp_path / gone)
+    loaded, processor = depthup.load(tmp_path / "out")
+    with torch.no_grad():
+        assert loaded.make_out(given["input_features"], given["input_lengths"]) == made_out != [""] * len(made_out)
+        assert torch.equal(loaded(**given).logits, wanted)
+    assert processor.languages("en", 2)["input_languages"].tolist() == [-1, -1]
+    assert main(["export", str(tmp_path / "out"), str(tmp_path / "again")]) == 0
+    assert (tmp_path / "again" / TOKENIZER).read_text() == (tmp_path / "out" / TOKENIZER).read_text()
 
 
 def stored(directory: Path) -> dict[str, list[int]]:

@@ -123,7 +123,7 @@ def test_an_english_model_takes_no_language_and_a_multilingual_one_only_those_it
     several = Writer(EncoderConfig(name="w", language="fr"), WhisperConfig())
     several.tokenizer = SimpleNamespace(get_vocab=lambda: tokens)
     assert several.beginning(None, frames[:1], real).tolist() == [[0, 2, 3, 4]]
-    assert [several.language(name) for name in ("en", "EN-gb", "French")] == [1, 1, 2]
+    assert [several.token_of(several.language(name)) for name in ("en", "EN-gb", "French")] == [1, 1, 2]
     given = torch.tensor([several.language("en"), AS_TRAINED])
     assert several.beginning(None, frames[:2], real, given).tolist() == [[0, 1, 3, 4], [0, 2, 3, 4]]
     several.config.language = "xx"

@@ -16,6 +16,7 @@ from depthup.errors import UserError
 from depthup.model import checkpoint
 from depthup.model.card import CARD, SCORES, card, licences_of, trained_on
 from depthup.model.configuration import SpeechLMConfig
+from depthup.model.encoders.writer import TOKENIZER
 from depthup.model.hub import hub_name
 from depthup.model.layers.inserted import InsertedLayer
 from depthup.model.layers.kind import LayerKind
@@ -74,6 +75,8 @@ def export_standalone(
             shutil.copyfile(source / SCORES, partial / SCORES)
         config.save_pretrained(partial)
         llm.generation_config.save_pretrained(partial)
+        if (writer := frozen.kind.writer) is not None:
+            writer.tokenizer.backend_tokenizer.save(str(partial / TOKENIZER))
         processor.save_pretrained(partial)
         save_torch_state_dict(tensors, partial, max_shard_size=max_shard_size)
 

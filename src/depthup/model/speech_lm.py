@@ -213,7 +213,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
             inputs_embeds: [B, T, hidden] instead of `input_ids` and features, with `speech_ids` [B, T] saying which
                 positions are speech (the number of the audio piece) and which are text (0).
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
-            input_languages: [N] tokens of a multilingual Whisper's decoder, negative for its own choice.
+            input_languages: [N] numbers of what a multilingual Whisper's decoder is told, negative for its own choice.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
             ctc_labels, ctc_label_lengths, ctc_weight: [N, L] bytes + 1 and [N], for the CTC head; weight of its loss.
             front_end_only: no LLM; the front end's own loss, or without `ctc_labels` the `Speech` it makes.

@@ -57,7 +57,10 @@ def empty_base(config: SpeechLMConfig, dtype: torch.dtype, **options: Any) -> Pr
 
 def read_encoder(directory: Path, config: SpeechLMConfig) -> SpeechEncoder:
     """The speech encoder, but for what of it was trained."""
-    encoder = kept_kind(config.encoder, config.encoder_config).build(load_weights=False)
+    kind = kept_kind(config.encoder, config.encoder_config)
+    if kind.writer is not None:
+        kind.writer.kept = directory
+    encoder = kind.build(load_weights=False)
     names = [name for name in stored(directory) if name.startswith(ENCODER)]
     encoder.load_state_dict({n.removeprefix(ENCODER): tensor for n, tensor in read(directory, names)}, strict=False)
     return encoder

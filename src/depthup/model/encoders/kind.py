@@ -97,7 +97,7 @@ class EncoderKind:
         architecture = self.architecture()
         if not load_weights:
             make = AutoModel.from_config if architecture is AutoModel else architecture
-            return make(self.hf_config)
+            return make(self.hf_config).float()  # whatever format its own weights were published in
         alone = {"config": self.hf_config, "key_mapping": {self.within: ""}} if self.within else {}
         model, found = from_hub(architecture, self.config.name, dtype=torch.float32, output_loading_info=True, **alone)
         if missing := [name for name in found["missing_keys"] if name not in UNUSED]:

@@ -6,11 +6,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer, PreTrainedConfig
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
@@ -26,7 +27,12 @@ CERTAIN, IN_QUESTION = 0.99, 5
 """A token that is likelier than the first is never sampled, others among so many of the likeliest."""
 IGNORE = -100
 AS_TRAINED = -1
-"""In the place of a language's token: the one that the recipe names, or the likeliest."""
+"""In the place of a language: the one that the recipe names, or the likeliest."""
+CODES = tuple(LANGUAGES)
+"""Of the languages, whose numbers go into a batch."""
+TOKENIZER = "encoder_tokenizer.json"
+"""What a checkpoint that holds its encoder calls the decoder's tokenizer."""
+END = "<|endoftext|>"
 
 
 def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
@@ -50,9 +56,13 @@ class Writer:
 
     def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:
         self.config, self.hf_config = config, hf_config
+        self.kept: Optional[Path] = None
+        """Directory of a checkpoint that holds the tokenizer."""
 
     @cached_property
     def tokenizer(self) -> Any:
+        if self.kept is not None:
+            return PreTrainedTokenizerFast(tokenizer_file=str(self.kept / TOKENIZER), eos_token=END)
         return AutoTokenizer.from_pretrained(self.config.name)
 
     @cached_property
@@ -67,17 +77,23 @@ class Writer:
         return self.tokenizer.get_vocab().get(name)
 
     def language(self, name: str) -> int:
-        """The token of a language, by its code (`fr`, `pt-BR`) or English name; AS_TRAINED where it knows no other.
+        """The number of a language in `LANGUAGES`, by its code (`fr`, `pt-BR`) or English name.
 
-        Raises UserError, which does not name the option.
+        AS_TRAINED where it knows English alone. Raises UserError, which does not name the option.
         """
         code = TO_LANGUAGE_CODE.get(name.lower(), name.lower().replace("_", "-").split("-")[0])
-        if not self.languages:
+        if self.hf_config.vocab_size < MULTILINGUAL:
             if code != "en":
                 raise UserError(f"{self.config.name} writes English alone")
             return AS_TRAINED
-        if (token := self.token(f"<|{code}|>")) not in self.languages:
+        if code not in CODES:
             raise UserError(f"{self.config.name} knows no such language; it takes codes and English names")
+        return CODES.index(code)
+
+    def token_of(self, language: int) -> int:
+        """The token of the language with this number. Raises UserError where an older model has none."""
+        if (token := self.token(f"<|{CODES[language]}|>")) is None:
+            raise UserError(f"{self.config.name} does not know the language {CODES[language]}")
         return token
 
     def beginning(
@@ -85,14 +101,16 @@ class Writer:
     ) -> torch.Tensor:
         """What every transcript begins with, [N, tokens].
 
-        In the language whose token stands in `languages` [N], where that is not negative; else in the recipe's, or
-        without one in the likeliest of each clip.
+        In the language whose number in `CODES` stands in `languages` [N], where that is not negative; else in the
+        recipe's, or without one in the likeliest of each clip.
         """
         start = torch.full((len(frames), 1), self.token("<|startoftranscript|>"), device=frames.device)
         ids = [start]
         if self.languages:
-            given = torch.full_like(start, AS_TRAINED) if languages is None else languages[:, None].to(start)
-            usual = start if (given >= 0).all() else self._usual_languages(model, start, frames, real)
+            named = [AS_TRAINED] * len(frames) if languages is None else languages.tolist()
+            told = [AS_TRAINED if number < 0 else self.token_of(number) for number in named]
+            given = torch.tensor(told, device=frames.device)[:, None]
+            usual = start if min(told) >= 0 else self._usual_languages(model, start, frames, real)
             ids += [torch.where(given >= 0, given, usual), torch.full_like(start, self.token("<|transcribe|>"))]
         return torch.cat([*ids, torch.full_like(start, self.token("<|notimestamps|>"))], 1)
 
@@ -101,7 +119,7 @@ class Writer:
     ) -> torch.Tensor:
         if self.config.language:
             try:
-                return torch.full_like(start, self.language(self.config.language))
+                return torch.full_like(start, self.token_of(self.language(self.config.language)))
             except UserError as error:
                 raise UserError(f"encoder.language {self.config.language}: {error}") from error
         with torch.no_grad():
