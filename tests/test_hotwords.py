@@ -26,7 +26,7 @@ def no_preference(texts: Sequence[str]) -> list[float]:
 
 
 def the_listed(texts: Sequence[str]) -> list[float]:
-    return [-10.0, -5.0]
+    return [-10.0, *[-5.0] * (len(texts) - 1)]
 
 
 def test_a_list_has_commas_or_lines():
@@ -67,7 +67,7 @@ def test_what_was_spelled_wins_over_what_was_written():
 def test_the_llm_can_refuse():
     log_probs, text = heard("the cart is full", {7: "d"}), "The cart is full."
     against = {"The cart is full.": -5.0, "The card is full.": -40.0}
-    weigh = lambda texts: [against[text] for text in texts]  # noqa: E731
+    weigh = lambda texts: [against.get(text, -50.0) for text in texts]  # noqa: E731
     assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], the_listed) == "The card is full."
     assert with_hotwords(text, "the cart is full", log_probs, SECONDS, ["card"], weigh) == text
 
@@ -77,3 +77,16 @@ def test_nothing_of_a_list_leaks_that_was_not_said(said: str):
     strangers = ["Schwarzenegger", "Timbuktu", "photosynthesis", "Rumpelstiltskin", "quarterly revenue", "art"]
     found = with_hotwords(said, said, heard(said or "x"), SECONDS, strangers, no_preference)
     assert found == said
+
+
+def test_of_several_that_are_alike_the_likeliest_is_taken_and_a_split_word_is_put_together():
+    log_probs = heard("convents in darjeeling")
+    found = with_hotwords(
+        "Convents in arch ealings.",
+        "convents in darjeeling",
+        log_probs,
+        SECONDS,
+        ["feeling", "Darjeeling"],
+        no_preference,
+    )
+    assert found == "Convents in Darjeeling."

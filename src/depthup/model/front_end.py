@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Optional, Union
 
@@ -11,6 +12,7 @@ from torch import nn
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from depthup.config import ConnectorConfig
+from depthup.data.transcripts import spoken
 from depthup.errors import UserError
 from depthup.model.base import load_tokenizer
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
@@ -108,6 +110,23 @@ class FrontEnd(nn.Module):
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
             texts = [bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
             return writer.loss(self.encoder.model, frames, lengths, texts) + CTC_SHARE * spelled
+
+    def likelihoods(
+        self,
+        features: torch.Tensor,
+        lengths: torch.Tensor,
+        texts: Sequence[str],
+        languages: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """Log probability [N] that the encoder's own decoder gives to N transcripts of one recording [1, L, F]."""
+        writer = self.encoder.kind.writer
+        assert writer is not None
+        written = [spoken(text)[0] for text in texts] if self.config.transcripts == "spoken" else texts
+        with self._as_trained(features.device):
+            frames, lengths = self.encoder(features, lengths)
+            several = frames.expand(len(texts), -1, -1), lengths.expand(len(texts))
+            told = languages.expand(len(texts)) if languages is not None else None
+            return writer.likelihoods(self.encoder.model, *several, written, told)
 
     def _front_end_alone(
         self,

@@ -93,17 +93,31 @@ def _hear(
     rate = model.ctc_rate if model.ctc_head is not None else 0.0
     if options.hotwords:
         for clip, one in zip(clips, heard, strict=True):
-            _with_hotwords(model, processor, clip, one, options.hotwords)
+            _with_hotwords(model, processor, clip, one, options)
     return [judged(one, length, rate, options) for one, length in zip(heard, seconds, strict=True)]
 
 
-def _with_hotwords(model: Any, processor: Any, clip: np.ndarray, heard: Heard, hotwords: Sequence[str]) -> None:
-    weigh = partial(_weigh, model, processor, clip)
+def _with_hotwords(model: Any, processor: Any, clip: np.ndarray, heard: Heard, options: Options) -> None:
     if heard.text and heard.spelled is not None and heard.log_probs is not None:
-        heard.text = with_hotwords(heard.text, heard.spelled, heard.log_probs, 1 / model.ctc_rate, hotwords, weigh)
+        by = _by_decoder if model.encoder.kind.writer is not None else _by_llm
+        weigh = partial(by, model, processor, clip, options)
+        found = heard.text, heard.spelled, heard.log_probs, 1 / model.ctc_rate
+        heard.text = with_hotwords(*found, options.hotwords, weigh)
 
 
-def _weigh(model: Any, processor: Any, clip: np.ndarray, texts: Sequence[str]) -> list[float]:
+def _by_decoder(
+    model: Any, processor: Any, clip: np.ndarray, options: Options, texts: Sequence[str]
+) -> Sequence[float]:
+    """Log probability that the encoder's own decoder gives to each text of a clip.
+
+    Its draft is what the LLM was read, and the LLM would take no other text for likely.
+    """
+    inputs = processor(audio=[clip], language=options.language).to(model.device)
+    languages = inputs.get("input_languages")
+    return model.likelihoods(inputs["input_features"], inputs["input_lengths"], texts, languages).tolist()
+
+
+def _by_llm(model: Any, processor: Any, clip: np.ndarray, options: Options, texts: Sequence[str]) -> Sequence[float]:
     """The LLM's log probability of each text of a clip, its end included."""
     scores = []
     for text in texts:

@@ -1,4 +1,4 @@
-"""Names and terms that may have been said: the CTC head proposes where, the LLM weighs."""
+"""Names and terms that may have been said: the CTC head proposes where, the LLM or the encoder's decoder weighs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MOST_PLACES = 4
 """Places in a clip where one hotword is looked for."""
 
 Weigh = Callable[[Sequence[str]], Sequence[float]]
-"""Texts of one clip -> the log probability that the LLM gives to each."""
+"""Texts of one clip -> the log probability of each, by the LLM, or by the encoder's own decoder where it has one."""
 
 
 def listed(words: str) -> list[str]:
@@ -34,15 +34,20 @@ def with_hotwords(
     """The text, with hotwords in the place of what was written where they were said.
 
     A hotword is proposed where the CTC head's outputs `log_probs` [L, 257], read as `spelled`, nearly spell it. It is
-    taken where the text with it has more log probability, of CTC head and LLM together, than the
-    one without. Texts are written without the LLM seeing the list, so that it cannot repeat what was not said.
+    taken where the text with it has more log probability, of CTC head and `weigh` together, than the one without; of
+    several that are proposed the likeliest first. Texts are written without the LLM seeing the list, so that it cannot
+    repeat what was not said.
     """
-    alike = (word for word in hotwords if partial_ratio(word.casefold(), spelled.casefold()) >= LEAST_ALIKE)
-    for hotword in alike:
-        for start, end in places(hotword, log_probs):
-            proposed = _placed(text, hotword, log_probs, frame_seconds, start, end)
-            if proposed != text and _gain(text, proposed, log_probs, weigh) > 0:
-                text = proposed
+    alike = [word for word in hotwords if partial_ratio(word.casefold(), spelled.casefold()) >= LEAST_ALIKE]
+    spots = [(hotword, *spot) for hotword in alike for spot in places(hotword, log_probs)]
+    while spots:
+        proposed = {spot: _placed(text, spot, log_probs, frame_seconds) for spot in spots}
+        gains = _gains(text, [one for found in proposed.values() for one in found], log_probs, weigh)
+        best = max(gains, key=lambda one: gains[one], default=text)
+        if gains.get(best, 0.0) <= 0:
+            break
+        text = best
+        spots = [spot for spot, found in proposed.items() if best not in found]
     return text
 
 
@@ -92,26 +97,36 @@ def _ends(emitted: np.ndarray, letters: bytes) -> tuple[np.ndarray, np.ndarray]:
     return scores, starts
 
 
-def _placed(text: str, hotword: str, log_probs: np.ndarray, frame_seconds: float, start: int, end: int) -> str:
-    """The text with a hotword instead of the words whose middles lie in these frames, punctuation kept."""
+def _placed(text: str, spot: tuple[str, int, int], log_probs: np.ndarray, frame_seconds: float) -> list[str]:
+    """Texts with a hotword instead of the words whose middles lie in its frames, or of a neighbour too.
+
+    Punctuation around them is kept.
+    """
+    hotword, start, end = spot
     words = align_words(text, log_probs, frame_seconds) or []
     inside = [i for i, w in enumerate(words) if start <= (w.start + w.end) / 2 / frame_seconds <= end]
     if not inside:
-        return text
+        return []
     spans = [found.span() for found in UNIT.finditer(text)]
-    first, last = spans[inside[0]][0], spans[inside[-1]][1]
-    old = text[first:last]
-    before, after = re.match(r"^\W*", old), re.search(r"\W*$", old)
-    kept = (before.group() if before else "", after.group() if after else "")
-    if old[len(kept[0]) : len(old) - len(kept[1])].casefold() == hotword.casefold():
-        return text
-    return text[:first] + kept[0] + hotword + kept[1] + text[last:]
+    wider = [(inside[0], inside[-1]), (inside[0] - 1, inside[-1]), (inside[0], inside[-1] + 1)]
+    found = []
+    for first, last in wider:
+        if first < 0 or last >= len(spans):
+            continue
+        old = text[spans[first][0] : spans[last][1]]
+        before, after = re.match(r"^\W*", old), re.search(r"\W*$", old)
+        kept = (before.group() if before else "", after.group() if after else "")
+        if old[len(kept[0]) : len(old) - len(kept[1])].casefold() == hotword.casefold():
+            return []
+        found.append(text[: spans[first][0]] + kept[0] + hotword + kept[1] + text[spans[last][1] :])
+    return found
 
 
-def _gain(text: str, proposed: str, log_probs: np.ndarray, weigh: Weigh) -> float:
-    """Log probability of CTC head and LLM together that a proposal has more than the text."""
-    old, new = (align(labels_of(one.encode()), log_probs) for one in (text, proposed))
-    if old is None or new is None:
-        return -np.inf
-    said, would = weigh([text, proposed])
-    return new.total - old.total + would - said
+def _gains(text: str, proposed: Sequence[str], log_probs: np.ndarray, weigh: Weigh) -> dict[str, float]:
+    """Log probability, of CTC head and `weigh` together, that each proposal has more than the text."""
+    paths = {one: align(labels_of(one.encode()), log_probs) for one in dict.fromkeys([text, *proposed])}
+    spelled = {one: path.total for one, path in paths.items() if path is not None}
+    if text not in spelled:
+        return {}
+    told = dict(zip(spelled, weigh(list(spelled)), strict=True))
+    return {one: spelled[one] - spelled[text] + told[one] - told[text] for one in spelled if one != text}

@@ -45,7 +45,7 @@ class Options:
     prompt: Optional[str] = None
     """What the LLM reads before the recipe's prompt: names and terms, or what was said before."""
     hotwords: Sequence[str] = ()
-    """Names and terms that are written where the CTC head nearly spells them and the LLM agrees."""
+    """Names and terms that are written where the CTC head nearly spells them and LLM, or Whisper's decoder, agrees."""
     instruction: Optional[Instruction] = None
     """What is asked of the model instead of a transcript. Each piece of a long recording is answered by itself."""
 

@@ -14,6 +14,8 @@ UNIT = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
 """A word, or a character of a script that puts no spaces between words."""
 LETTER_SECONDS = 0.04
 """A head spells a letter so long after it begins, and before it ends: measured on speech whose word times are known."""
+OTHER_CASE = np.array([0, *(byte + 1 for byte in bytes(range(256)).swapcase())])
+"""For each class that of the same letter in the other case: heads that spell lower case alone align what is cased."""
 FLOOR = -12.0
 """Least log probability of a byte in a frame, so that one that the head cannot spell does not move its neighbours."""
 
@@ -62,14 +64,15 @@ def labels_of(spelled: bytes) -> np.ndarray:
 def align(labels: np.ndarray, log_probs: np.ndarray) -> Path | None:
     """The likeliest CTC path through labels [n], given log_probs [L, 257].
 
-    Viterbi over blanks and labels (Graves et al. 2006, section 4.1). None where no path has room for all labels.
+    Viterbi over blanks and labels (Graves et al. 2006, section 4.1); a Latin letter is as likely as its likelier case.
+    None where no path has room for all labels.
     """
     frames, n = len(log_probs), len(labels)
     if n == 0 or frames < n + int((labels[1:] == labels[:-1]).sum()):
         return None
     states = np.zeros(2 * n + 1, np.int64)
     states[1::2] = labels
-    emitted = np.maximum(log_probs[:, states], FLOOR)
+    emitted = np.maximum(np.maximum(log_probs[:, states], log_probs[:, OTHER_CASE[states]]), FLOOR)
     may_skip = np.zeros(2 * n + 1, bool)
     may_skip[3::2] = labels[1:] != labels[:-1]
     score = np.full(2 * n + 1, -np.inf)

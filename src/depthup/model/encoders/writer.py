@@ -203,13 +203,37 @@ class Writer:
 
     def loss(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
         """Mean cross-entropy of the tokens of N transcripts, each token after those before it."""
+        states, labels = self._told(model, frames, lengths, texts)
+        return F.cross_entropy(self.logits(model, states)[labels != IGNORE], labels[labels != IGNORE])
+
+    def likelihoods(
+        self,
+        model: Any,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        texts: Sequence[str],
+        languages: Optional[torch.Tensor] = None,
+    ) -> torch.Tensor:
+        """Log probability [N] of each of N transcripts, its end included; `languages` as for `beginning`."""
+        states, labels = self._told(model, frames, lengths, texts, languages)
+        scores = self.logits(model, states).log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+        return (scores * (labels != IGNORE)).sum(1)
+
+    def _told(
+        self,
+        model: Any,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        texts: Sequence[str],
+        languages: Optional[torch.Tensor] = None,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The decoder's states [N, T, width] before each token of N transcripts, and the tokens [N, T], or IGNORE."""
         real = frame_mask(lengths, frames.shape[1])
-        begun = self.beginning(model, frames, real)
+        begun = self.beginning(model, frames, real, languages)
         rows = [torch.tensor(self.tokens(text)) for text in texts]
         labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE).to(frames.device)
         ids = torch.cat([begun, labels[:, :-1].clamp(min=0)], 1)
-        states = self.states(model, ids, frames, real)[:, begun.shape[1] - 1 :]
-        return F.cross_entropy(self.logits(model, states)[labels != IGNORE], labels[labels != IGNORE])
+        return self.states(model, ids, frames, real)[:, begun.shape[1] - 1 :], labels
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
