@@ -47,6 +47,13 @@ def test_a_directory_that_cannot_hold_a_run_gets_one_line(tmp_path: Path, kind: 
     assert str(error.value).startswith(f"{run}: ") and (tmp_path / "file").read_text() == "mine"
 
 
+def test_a_run_that_is_refused_leaves_nothing(tmp_path: Path):
+    recipe = save_recipe(tmp_path)
+    for option in ("--upscale.placement=[99]", f"--init_from={tmp_path / 'base'}", "--encoder.frame_rate=7"):
+        assert main(["train", str(recipe), option]) == 2
+        assert not (tmp_path / "run").exists(), option
+
+
 def test_two_runs_do_not_share_a_directory(tmp_path: Path):
     run = tmp_path / "run"
     with ExitStack() as held:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Optional
 
@@ -36,6 +37,7 @@ def claim(run: Path, recipe: Recipe, main: bool, held: ExitStack) -> None:
         with files.disk_guard(run):
             if main and not run.exists():
                 run.mkdir(parents=True)
+                held.push(partial(_leave_nothing, run))
             if main:
                 held.enter_context(files.locked(run))
             ours = kept.is_file()
@@ -49,6 +51,12 @@ def claim(run: Path, recipe: Recipe, main: bool, held: ExitStack) -> None:
     except (OSError, yaml.YAMLError) as error:
         reason = getattr(error, "strerror", None) or "its recipe.yaml is damaged"
         raise UserError(f"{run}: cannot hold a run ({reason}); choose another --output_dir") from error
+
+
+def _leave_nothing(run: Path, kind: Optional[type[BaseException]], *_: object) -> None:
+    """Where a run was refused before anything was done, the directory made for it goes too."""
+    if kind is not None and issubclass(kind, UserError) and {path.name for path in run.iterdir()} <= {RECIPE}:
+        files.remove(run)
 
 
 def _refuse_another(run: Path, old: object, recipe: Recipe) -> None:
