@@ -8,7 +8,8 @@
 
 `length` joins recordings to the length asked for and transcribes them in a process of their own, with `--deaf` without
 an LLM: reading, voice activity and cutting alone. `words` speaks the manifest's texts with espeak-ng, which tells when
-each word begins, and joins the manifest's own recordings with pauses. A JSON line each on standard output.
+each word begins, and joins the manifest's own recordings with pauses; there a word should be found when it is alone.
+A JSON line each on standard output.
 """
 
 from __future__ import annotations
@@ -111,9 +112,13 @@ def words(options: argparse.Namespace) -> list[dict[str, Any]]:
         whole += [pause, samples]
         at += 1.5 + len(samples) / RATE
     (joined,) = transcribe_recordings(model, processor, [np.concatenate(whole)], vad=options.vad)
-    nearest = [min(abs(s.start - start) for s in joined.segments) for start in starts]
-    rows.append({"what": "starts of joined recordings, s"} | _quantiles(np.array(nearest)))
-    (confident,) = [_confidence(clips, transcribe_batch(model, processor, [samples for samples, _ in clips]))]
+    alone = transcribe_batch(model, processor, [samples for samples, _ in clips])
+    together = [word for segment in joined.segments for word in segment.words]
+    shifted = [segment.later(start).words for segment, start in zip(alone, starts, strict=True)]
+    errors, told = _start_errors([(said, together) for said in shifted])
+    what = "starts in joined recordings against those in each alone, s"
+    rows.append({"what": what} | _quantiles(errors) | {"found": len(errors), "said": told})
+    confident = _confidence(clips, alone)
     for row in (*rows, confident):
         print(json.dumps(row))
     return [*rows, confident]

@@ -16,8 +16,8 @@ PAUSE_SECONDS = 0.6
 """So long a pause ends a stretch."""
 MARGIN_SECONDS = 0.25
 """Heard before and after speech: soft beginnings and ends are not seen as speech."""
-LEAST_SECONDS = 0.1
-"""Less speech than this in a stretch is a click."""
+LEAST_SECONDS = 0.2
+"""Less speech than this in a stretch is a click, or a breath."""
 QUIET_SECONDS = 0.3
 """A cut falls in the middle of the quietest stretch of this length."""
 OVERLAP_SECONDS = 1.0
