@@ -7,7 +7,7 @@ import torch
 from elsewhere import elsewhere
 from tiny import FAMILIES, LAYERS, SCOPES, VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.model.ctc import spell
+from depthup.model.connectors import Speech
 from depthup.transcribe.decoding import can_draft, decode
 
 UPSCALED = [("depth_upscale", {"layer": layer, "scope": scope}) for layer in LAYERS for scope in SCOPES]
@@ -61,8 +61,8 @@ def test_decoding_stays_on_its_device(method: str, upscale: dict, drafts: bool):
     model = tuned("llama", method, upscale)
     inputs = inputs_of([[text_ids(2, i), clip(20 + 9 * i, i), text_ids(3, i)] for i in range(4)], "left")
 
-    def guess(log_probs: torch.Tensor, lengths: torch.Tensor) -> list[list[int]]:
-        return [[byte % VOCAB for byte in text.encode()] for text in spell(log_probs, lengths)]
+    def guess(speech: Speech) -> list[list[int]]:
+        return [[byte % VOCAB for byte in text.encode()] for text in speech.made_out()]
 
     drafted = guess if drafts and can_draft(model) else None
     expected = decode(model, inputs, [8] * 4, drafted, range(0, VOCAB, 3)).tokens

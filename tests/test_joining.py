@@ -6,7 +6,6 @@ import pytest
 import torch
 from tiny import FAMILIES, LAYERS, SCOPES, VOCAB, clip, inputs_of, shake, text_ids, tiny_base, tiny_speech_lm
 
-from depthup.model.ctc import spell
 from depthup.transcribe.decoding import Decoding, decode
 
 LIMIT = 12
@@ -94,8 +93,8 @@ def test_drafts_are_verified_in_joined_batches_too():
     flat = [(f"{n}.{i}", row) for n, rows in enumerate(batches) for i, row in enumerate(rows)]
     expected = {tag: alone(model, row) for tag, row in flat}
 
-    def drafts(log_probs, lengths):
-        assert len(spell(log_probs, lengths)) == 2
+    def drafts(speech):
+        assert len(speech.made_out()) == 2
         return [[*answer[:4], 7, *answer[5:]] for answer in list(expected.values())[:2]]
 
     assert written_together(model, batches, guess=drafts) == expected
