@@ -49,12 +49,7 @@ def hear(
     model: Any, processor: Any, audio: Sequence[np.ndarray], options: Options, on_text: Optional[Partial] = None
 ) -> Iterator[tuple[int, Segment]]:
     """As `transcribe_batch`, each segment with the number of its clip, batch by batch, long clips first."""
-    if options.hotwords and (model.ctc_head is None or options.instruction):
-        raise UserError("hotwords: need a CTC head, which this checkpoint lacks, and no instruction; use a prompt")
-    if options.fallback == "ctc" and model.ctc_head is None:
-        raise UserError("fallback ctc: needs a CTC head, which this checkpoint lacks")
-    if options.fallback == "draft" and model.config.connector["name"] != "draft":
-        raise UserError("fallback draft: needs a front end that reads a draft to the LLM (connector.name draft)")
+    refuse_what_cannot_act(model, processor, options)
     seconds = [processor.seconds(clip) for clip in audio]
     batches = list(batches_of_like_length(seconds, options.batch_seconds or default_batch_seconds(model)))
     while batches:
@@ -70,6 +65,18 @@ def hear(
             batches = [half for b in batches for half in (b[: len(b) // 2], b[len(b) // 2 :]) if half]
             continue
         yield from zip(batches.pop(0), found, strict=True)
+
+
+def refuse_what_cannot_act(model: Any, processor: Any, options: Options) -> None:
+    """Raise UserError, which names the option, for one that this model cannot follow."""
+    if options.hotwords and (model.ctc_head is None or options.instruction):
+        raise UserError("hotwords: need a CTC head, which this checkpoint lacks, and no instruction; use a prompt")
+    if options.fallback == "ctc" and model.ctc_head is None:
+        raise UserError("fallback ctc: needs a CTC head, which this checkpoint lacks")
+    if options.fallback == "draft" and (model.config.connector or {}).get("name") != "draft":
+        raise UserError("fallback draft: needs a front end that reads a draft to the LLM (connector.name draft)")
+    if options.language is not None:
+        processor.languages(options.language, 1)
 
 
 def _told(on_text: Partial, batch: Sequence[int], row: int, text: str) -> bool:

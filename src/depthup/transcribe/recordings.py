@@ -12,7 +12,7 @@ import numpy as np
 
 from depthup.errors import UserError
 from depthup.transcribe.batches import ahead, in_groups
-from depthup.transcribe.hearing import hear
+from depthup.transcribe.hearing import hear, refuse_what_cannot_act
 from depthup.transcribe.joining import join
 from depthup.transcribe.options import Options, default_batch_seconds
 from depthup.transcribe.reading import Recording, recordings_in
@@ -74,6 +74,7 @@ class _Step:
 def _transcribe(
     model: Any, processor: Any, recordings: Iterable[Recording], options: Options, on_progress: Optional[Progress]
 ) -> Iterator[Transcript]:
+    refuse_what_cannot_act(model, processor, options)  # before hours are read in which nobody may speak
     rate = processor.sampling_rate
     language = options.language or processor.language
     steps = (step for recording in recordings for step in _steps(recording, rate, language, options))
