@@ -43,7 +43,7 @@ claims: $(STAMP)
 SPEECH ?= ../shared/speech
 RUN ?= quickstart/run
 TEST ?= quickstart/corpus/test.jsonl
-PROMPTS = recipes/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl
+PROMPTS = benchmarks/prompts.yaml --data.train $(SPEECH)/prompts-en/train.jsonl
 bench: $(STAMP) quickstart/run
 	$(BIN)/python benchmarks/training.py $(PROMPTS) --json runs/bench/training.json
 	$(BIN)/python benchmarks/e_branchformer.py $(if $(ESPNET),--espnet $(ESPNET)) --json runs/bench/e_branchformer.json

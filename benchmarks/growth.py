@@ -1,6 +1,6 @@
 """Does training slow down, or loading need more memory, when a manifest grows? The same model and recordings, in turn.
 
-    python benchmarks/growth.py recipes/prompts.yaml --steps 8 --picture docs/growth.png
+    python benchmarks/growth.py benchmarks/prompts.yaml --steps 8 --picture docs/growth.png
 
 Writes manifests of 10, 100 and 1000 hours that repeat the recordings of `data.train`, opens all of them in one process,
 and takes a step on a batch of each in turn, so that whatever disturbs the machine disturbs all alike.

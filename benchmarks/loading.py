@@ -1,6 +1,6 @@
 """From audio files to batches: hours of audio per second on one core, and what training waits for.
 
-    python benchmarks/loading.py recipes/prompts.yaml
+    python benchmarks/loading.py benchmarks/prompts.yaml
     python benchmarks/loading.py recipes/fsdd.yaml --steps 0      # loading alone
 
 Reading is decoding and resampling; features are what the encoder wants, with ids and labels. Waiting is measured in a

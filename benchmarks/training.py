@@ -1,6 +1,6 @@
 """A training step on recordings of mixed length: ours against what neighbours do, in turn, in one run.
 
-    python benchmarks/training.py recipes/prompts.yaml --methods lora,full,e_branchformer-speech --steps 6
+    python benchmarks/training.py benchmarks/prompts.yaml --methods lora,full,e_branchformer-speech --steps 6
 
 The neighbour is the same model with the same weights training, but with clips in random order, padded to the longest of
 their batch, and logits at every position, as the Hugging Face Trainer (with PEFT for LoRA) and a usual collator do. It
