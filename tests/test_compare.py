@@ -8,10 +8,12 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
 from depthup.errors import UserError
+from depthup.evaluate.paired import difference
 from depthup.report.compare import Comparison, compare
 from depthup.report.tables import NOT_MEASURED, markdown, print_comparison, tables
 from depthup.report.write import write
@@ -153,10 +155,30 @@ def test_overlapping_intervals_are_not_called_better(tmp_path):
         save(tmp_path / "near", asr={"t": asr(0.13, (0.11, 0.15))}),
         save(tmp_path / "far", asr={"t": asr(0.30, (0.25, 0.35))}),
     ]
-    assert compare(paths).findings == ["Lowest WER on t: best (10.0 %). Not better by these intervals than near."]
-    told = compare([paths[0], paths[2]]).findings[0]
-    assert "far" not in told and "Not better" not in told
+    assert compare(paths).findings == [
+        "Lowest WER on t: best (10.0 %). near: not told apart by these intervals. far: its interval lies above."
+    ]
     assert compare(paths[:1]).findings == []
+
+
+def test_runs_on_the_same_clips_are_compared_clip_by_clip(tmp_path):
+    """Clips differ far more than the runs, so the intervals overlap; of each clip one run is a little worse."""
+    rng = np.random.default_rng(0)
+    errors = rng.integers(0, 9, 200)
+    runs = {"best": errors, "worse": errors + (rng.random(200) < 0.2), "same": rng.permutation(errors) + 0}
+    each = {name: {str(i): [int(e), 10, f"s{i % 20}"] for i, e in enumerate(of)} for name, of in runs.items()}
+    paths = [
+        save(tmp_path / name, asr={"t": asr(sum(e for e, *_ in of.values()) / 2000, (0.3, 0.5)) | {"each": of}})
+        for name, of in each.items()
+    ]
+    worse, same = (compare([paths[0], path]) for path in paths[1:])
+    assert "worse: higher, +1.9 points (+1.5 to" in worse.findings[0]
+    assert "paired bootstrap over speakers" in worse.findings[0]
+    assert "not told apart" in same.findings[0]
+    assert "each" not in worse.runs[0].asr["t"]
+    fewer = {name: told for name, told in each["worse"].items() if name != "0"}
+    assert difference(each["best"], fewer) is None
+    assert difference(each["best"], each["best"]).interval == [0.0, 0.0]
 
 
 def test_what_makes_runs_incomparable_is_said(tmp_path):

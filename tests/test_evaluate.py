@@ -327,6 +327,17 @@ def test_a_data_set_is_scored_in_groups_of_little_memory_and_keeps_examples(hear
     assert "language" not in report.groups
 
 
+def test_what_was_wrong_in_each_clip_is_kept_to_compare_by(heard, tmp_path):
+    heard.cuts = [make_cut(n, f"word number {n % 10}x", speaker="ab"[n % 2]) for n in range(4)]
+    report = evaluate()
+    Evaluation(asr={"x/test.jsonl": report}).keep(tmp_path)
+    (kept,) = load_results(tmp_path)["asr"].values()
+    each = kept["each"]
+    assert each == {f"clip-{n}": [2, 4, "ab"[n % 2]] for n in range(4)}
+    assert sum(errors for errors, *_ in each.values()) / 16 == report.wer
+    assert "each" not in str(Evaluation(asr={"x/test.jsonl": report}).to_dict())
+
+
 def test_limit_counts_clips(heard):
     heard.cuts = [make_cut(n, "word") for n in range(20)]
     assert evaluate(limit=5).clips == 5

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from depthup import files
 from depthup.evaluate.instructions import InstructionReport
+from depthup.evaluate.paired import EACH, of_each
 from depthup.evaluate.scores import AsrReport
 from depthup.evaluate.text import TextReport
 
@@ -63,6 +64,8 @@ class Evaluation:
         kept = load_results(directory)
         for part, found in self.by_name().items():
             kept[part] = {**kept.get(part, {}), **found}
+        for source, report in self.asr.items():
+            kept["asr"][source_name(source)][EACH] = of_each(report)
         try:
             files.write_json(directory / NAME, kept)
         except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from depthup.errors import UserError
+from depthup.evaluate.paired import EACH, difference
 from depthup.recipe import RECIPE, load_recipe
 from depthup.report.degradation import degradation
 
@@ -98,7 +99,10 @@ def compare(runs: Sequence[Union[str, Path]]) -> Comparison:
         for run in found:
             setattr(run, part, {name: getattr(run, part).get(name) for name in names})
     _relate_to_full(found)
-    return Comparison(_notes(found), _findings(found), _bases(found), found)
+    findings = _findings(found)
+    for run in found:
+        run.asr = {test: told and {k: v for k, v in told.items() if k != EACH} for test, told in run.asr.items()}
+    return Comparison(_notes(found), findings, _bases(found), found)
 
 
 def _label(path: Path, paths: Iterable[Path]) -> str:
@@ -245,12 +249,20 @@ def _findings(runs: Sequence[Run]) -> list[str]:
         if len(scored) < 2:
             continue
         best = min(scored, key=lambda run: run.asr[test]["wer"])
-        highest = best.asr[test]["interval"][1]
-        near = [run.label for run in scored if run is not best and run.asr[test]["interval"][0] <= highest]
-        told = f"Lowest WER on {test}: {best.label} ({100 * best.asr[test]['wer']:.1f} %). "
-        if near:
-            told += f"Not better by these intervals than {', '.join(near)}."
-        else:
-            told += "The intervals of all others lie above its own."
-        found.append(told)
+        others = [run for run in scored if run is not best]
+        told = [f"Lowest WER on {test}: {best.label} ({100 * best.asr[test]['wer']:.1f} %)."]
+        found.append(" ".join([*told, *(_beside(best, run, test) for run in others)]))
     return found
+
+
+def _beside(best: Run, other: Run, test: str) -> str:
+    """By a paired bootstrap where both heard the same clips, else by whether the intervals overlap."""
+    ours, theirs = best.asr[test], other.asr[test]
+    paired = difference(ours.get(EACH) or {}, theirs.get(EACH) or {})
+    if paired is None:
+        apart = theirs["interval"][0] > ours["interval"][1]
+        return f"{other.label}: " + ("its interval lies above." if apart else "not told apart by these intervals.")
+    low, high = (100 * bound for bound in paired.interval)
+    told = "higher" if paired.certain else "not told apart"
+    interval = f"{low:+.1f} to {high:+.1f}, paired bootstrap over {paired.over}"
+    return f"{other.label}: {told}, {100 * paired.difference:+.1f} points ({interval})."
