@@ -84,6 +84,18 @@ def test_a_folder_s_clips_have_their_own_texts_and_what_is_none_is_told(name, tm
     assert all("(" in line for line in layout.left_out)
 
 
+def test_kaldi_s_paths_may_be_relative_to_where_its_recipe_runs(tmp_path, monkeypatch):
+    record(tmp_path / "corpus/WAVE/one.wav")
+    write(tmp_path / "corpus/train/wav.scp", "one WAVE/one.wav")
+    write(tmp_path / "corpus/train/text", "one said")
+    (cut,) = load_cuts(str(tmp_path / "corpus/train"), DataConfig())
+    assert cut.recording.sources[0].source == str(tmp_path / "corpus/WAVE/one.wav")
+    (tmp_path / "corpus/train").rename(tmp_path / "elsewhere")
+    monkeypatch.chdir(tmp_path / "corpus")
+    (cut,) = load_cuts(str(tmp_path / "elsewhere"), DataConfig())
+    assert cut.supervisions[0].text == "said"
+
+
 def test_common_voice_with_several_tables_asks_which(tmp_path):
     common_voice(tmp_path)
     write(tmp_path / "test.tsv", "client_id\tpath\tsentence", "s9\tb.wav\tNine")

@@ -66,11 +66,17 @@ def kaldi(folder: Path) -> Optional[Layout]:
         elif not text:
             layout.left_out.append(f"{name} (no text)")
         else:
-            row: Row = {"audio": str(folder / source), "text": text}
+            row: Row = {"audio": str(_kaldi_audio(folder, source)), "text": text}
             if times:
                 row |= {"start": float(times[0]), "end": float(times[1])}
             layout.rows.append(row | ({"speaker": speakers[name]} if name in speakers else {}))
     return layout
+
+
+def _kaldi_audio(folder: Path, source: str) -> Path:
+    """Paths of `wav.scp` are relative to where Kaldi's recipe runs: here, or not far above; ours to the directory."""
+    places = (folder, Path(), folder.parent, folder.parent.parent)
+    return next((place / source for place in places if (place / source).is_file()), folder / source)
 
 
 def librispeech(folder: Path) -> Optional[Layout]:
