@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test test-fast fuzz check docs claims bench clean
+.PHONY: install quickstart test test-fast fuzz check docs docs-run package claims bench clean
 
 install: $(STAMP)
 
@@ -62,3 +62,12 @@ clean:
 docs: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 	$(BIN)/python -m mkdocs build --strict
+
+# Every block of the documents in a shell, the slow ones too, on tiny models; and which are not run, and why.
+docs-run: $(STAMP)
+	OMP_NUM_THREADS=1 DEPTHUP_DOCS=whole $(BIN)/python -m pytest tests/test_docs_run.py
+	$(BIN)/python tests/docs_blocks.py
+
+# Wheel and sdist, in an environment that holds nothing but what they depend on.
+package: $(STAMP)
+	$(BIN)/python tests/package.py
