@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from math import ceil
 from types import SimpleNamespace
 
 import numpy as np
@@ -179,11 +180,12 @@ def test_a_long_utterance_is_heard_in_its_last_seconds_while_it_goes_on_and_at_i
     monkeypatch.setattr(microphone, "detector", lambda *_: loud)
     service = SimpleNamespace(intake=AudioIntake(RATE, 3600), processor=SimpleNamespace(sampling_rate=RATE))
     says = np.linspace(0.2, 0.8, 16 * RATE, dtype=np.float32)  # where in it any part is can be read from its samples
-    events, lengths = [], []
+    events, lengths, guesses = [], [], []
 
-    async def hear(samples, loops=True):
+    async def hear(samples, guess, loops=True):
         """A word for every second."""
         first, last = ((s - 0.2) / 0.6 * 16 for s in (samples[samples > 0.1][0], samples[samples > 0.1][-1]))
+        guesses.append((guess, f"w{ceil(first - 0.2)}"))
         lengths.append(len(samples) / RATE)
         words = [
             Word(n - first + 0.1, n - first + 0.9, f"w{n}") for n in range(16) if first < n + 0.2 and n + 0.9 < last
@@ -207,6 +209,8 @@ def test_a_long_utterance_is_heard_in_its_last_seconds_while_it_goes_on_and_at_i
     whole = " ".join(f"w{n}" for n in range(16))
     (completed,) = of(events, f"{TRANSCRIPTION}.completed")
     assert completed["transcript"] == whole and lengths[-1] > 16 and max(lengths[:-1]) < 7
+    assert all(guess.split()[0] == begins for guess, begins in guesses[4:])  # what was heard there the last time
+    assert all(guess.split()[0] == begins for guess, begins in guesses[4:])  # what was heard there the last time
     partial = of(events, f"{TRANSCRIPTION}.partial")
     assert len(partial) > 20 and all(whole.startswith(event["transcript"]) for event in partial)
     assert "".join(event["delta"] for event in of(events, f"{TRANSCRIPTION}.delta")).startswith("w0 w1 w2 w3 w4 w5 w6")

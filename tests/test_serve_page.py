@@ -86,6 +86,20 @@ def test_a_file_is_written_down_heard_and_kept(server: Running, recording: Path)
         assert {urlsplit(url).netloc for url in asked if url.startswith("http")} == {urlsplit(server.url).netloc}
 
 
+def test_a_microphone_is_written_down_while_it_speaks(server: Running, recording: Path):
+    with page(recording) as opened:
+        opened.goto(server.url)
+        opened.wait_for_selector("#record:enabled", timeout=SECONDS)
+        opened.keyboard.press("Alt+r")
+        opened.wait_for_selector("#transcript .word", timeout=SECONDS)  # after the first pause, while it still records
+        assert opened.get_attribute("#record", "aria-pressed") == "true"
+        opened.keyboard.press("Alt+r")
+        until(opened, "document.getElementById('status').textContent.startsWith('Done')")
+        assert opened.evaluate("document.getElementById('audio').duration") > 2
+        opened.locator("#transcript .word").first.press("Enter")
+        until(opened, "document.getElementById('audio').currentTime > 0")
+
+
 def test_a_chat_and_a_question_about_the_recording(server: Running, recording: Path):
     with page(recording) as opened:
         opened.goto(server.url)

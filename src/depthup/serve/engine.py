@@ -156,7 +156,8 @@ class Engine:
                 pieces = [next(told) for _ in row.audio]
                 text = ""
                 if row.transcript:
-                    row.heard, text = pieces[0]
+                    row.heard, made_out = pieces[0]
+                    text = _draft(row.guess, made_out)
                 guesses.append(self.processor.answer_ids(text) if text and self._drafts else [])
             return guesses
 
@@ -221,3 +222,9 @@ class Engine:
     def _count(self) -> None:
         self.metrics.running.set(sum(len(batch.rows) for batch in self._batches))
         self.metrics.waiting.set(len(self._waiting))
+
+
+def _draft(guess: str, made_out: str) -> str:
+    """What was guessed, and what the front end makes out behind so many words."""
+    words = guess.split()
+    return " ".join([*words, *made_out.split()[len(words) :]])

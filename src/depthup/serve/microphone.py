@@ -51,6 +51,8 @@ class Microphone:
         self.options = options
         self.listener = Listener(service.processor.sampling_rate, None, options.pause_ms / 1000)
         self.ready = False
+        self.before = ""
+        """Text of what is being said, as far as it was heard."""
 
     async def apply(self, options: SessionOptions) -> None:
         """Go on with these options, also with what has begun."""
@@ -106,7 +108,7 @@ class Microphone:
 
     async def write(self) -> None:
         """Hear what is said, for as long as the session lasts; utterances that are over go first."""
-        told, before, heard, settled = "", "", (-1, 0), Settled()
+        told, heard, settled = "", (-1, 0), Settled()
         while True:
             await self.news.wait()
             self.news.clear()
@@ -115,32 +117,33 @@ class Microphone:
                 self.names.pop(self.over[0].number)
                 self.over.popleft()
                 self.room.set()
-                told, before, settled = "", "", Settled()
+                self.before, told, settled = "", "", Settled()
             current = self.listener.current
             if current is None or not self._grown(current, heard):
                 continue
             heard = (current.number, len(current.frames))
-            segment = await self._unless_over(current.samples[settled.frames * FRAME :])
+            guess = self.before.removeprefix(settled.text).rpartition(" ")[0]  # its last word may have grown
+            segment = await self._unless_over(current.samples[settled.frames * FRAME :], guess)
             if segment is None:
                 continue
             text = settled.with_rest(segment.text)
             told_of = {"item_id": self.names[current.number], "content_index": 0}
             at = round(1000 * (current.start + self.listener.duration(heard[1])))
             await self.send(f"{TRANSCRIPTION}.partial", **told_of, transcript=text, audio_end_ms=at)
-            sure = agreed(before, text)
+            sure = agreed(self.before, text)
             if len(sure) > len(told) and sure.startswith(told):
                 await self.send(f"{TRANSCRIPTION}.delta", **told_of, delta=sure[len(told) :])
                 told = sure
-            before, settled = text, settled.further(sure, segment, self.listener.rate)
+            self.before, settled = text, settled.further(sure, segment, self.listener.rate)
 
     def _grown(self, current: Utterance, heard: tuple[int, int]) -> bool:
         number, frames = heard
         new = len(current.frames) - (frames if number == current.number else 0)
         return self.listener.duration(new) >= PARTIAL_SECONDS
 
-    async def _unless_over(self, samples: np.ndarray) -> Optional[Segment]:
+    async def _unless_over(self, samples: np.ndarray, guess: str) -> Optional[Segment]:
         """What is said in them, which end where the utterance does so far; None where it is over first."""
-        hearing = asyncio.create_task(self._hear(samples, loops=False))
+        hearing = asyncio.create_task(self._hear(samples, guess, loops=False))
         while not hearing.done():
             news = asyncio.create_task(self.news.wait())
             await asyncio.wait({hearing, news}, return_when=asyncio.FIRST_COMPLETED)
@@ -162,7 +165,7 @@ class Microphone:
         try:
             segment = Segment(0.0, self.listener.duration(len(utterance.frames)), "")
             if self.listener.is_speech(utterance):
-                segment = await self._hear(utterance.samples)
+                segment = await self._hear(utterance.samples, self.before)
         except Exception as error:
             told = error if isinstance(error, ApiError) else crashed()
             await self.send(f"{TRANSCRIPTION}.failed", item_id=name, content_index=0, error=told.body()["error"])
@@ -179,12 +182,12 @@ class Microphone:
             words=[{"word": word.text, "start": word.start, "end": word.end} for word in segment.words],
         )
 
-    async def _hear(self, samples: np.ndarray, loops: bool = True) -> Segment:
+    async def _hear(self, samples: np.ndarray, guess: str, loops: bool = True) -> Segment:
         """Without `loops` the text ends where it begins to say the same over and over, as it does in half a word."""
         seconds = len(samples) / self.service.processor.sampling_rate
         prompt = self.service.prompt(self.options.language, self.options.prompt)
         size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
-        row = Row(prompt, [samples], self.service.model.config.answer_tokens(seconds), size)
+        row = Row(prompt, [samples], self.service.model.config.answer_tokens(seconds), size, guess=guess)
 
         async def rows() -> AsyncIterator[Row]:
             yield row

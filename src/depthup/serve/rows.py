@@ -28,6 +28,8 @@ class Row:
     """About how many tokens the prompt will have; rows of like size are read together."""
     transcript: bool = True
     """The answer is what the one piece of audio says, so that its own spelling may be a draft of it; else a chat's."""
+    guess: str = ""
+    """What a transcript may begin with; the LLM writes the same with it as without, in fewer passes."""
     tag: Any = None
     """What the asker wants to know it by."""
     work: Work = field(init=False)
