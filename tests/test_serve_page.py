@@ -122,6 +122,8 @@ def test_it_fits_a_phone_and_the_dark_and_names_everything(server: Running, tone
         opened.goto(server.url)
         opened.wait_for_selector("#record:enabled", timeout=SECONDS)
         assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert not opened.is_visible("#stop") and not opened.is_visible("#key")
+        assert opened.evaluate("document.querySelector('.skip').getBoundingClientRect().right <= 0")
         red, green, blue = opened.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
         assert max(red, green, blue) < 60
         nameless = """[...document.querySelectorAll('button, input, select, textarea, [role=slider]')].filter(

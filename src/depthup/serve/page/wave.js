@@ -71,7 +71,7 @@ export class Wave {
     const ink = canvas.getContext("2d");
     ink.scale(scale, scale);
     const style = getComputedStyle(canvas);
-    const [done, left] = [style.getPropertyValue("--accent"), style.getPropertyValue("--line")];
+    const [done, left] = [style.getPropertyValue("--accent"), style.getPropertyValue("--wave")];
     const step = 4;
     const bars = Math.floor(width / step);
     const loudest = Math.max(0.05, ...this.peaks);
