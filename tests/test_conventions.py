@@ -264,7 +264,8 @@ def test_a_call_takes_what_people_pass(model, processor, tmp_path):
 
 
 def test_the_page_about_it_runs(checkpoint, tmp_path, monkeypatch):
-    (tmp_path / "my-model").symlink_to(checkpoint)
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "mine").symlink_to(checkpoint)
     soundfile.write(tmp_path / "speech.wav", clip(0.3), RATE)
     monkeypatch.chdir(tmp_path)
     page = (Path(__file__).parents[1] / "docs" / "hugging-face.md").read_text()
