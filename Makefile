@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/installed
 
-.PHONY: install quickstart test test-fast fuzz check docs docs-run package claims bench clean
+.PHONY: install quickstart test test-fast fuzz check docs docs-run package notebooks claims bench clean
 
 install: $(STAMP)
 
@@ -71,3 +71,8 @@ docs-run: $(STAMP)
 # Wheel and sdist, in an environment that holds nothing but what they depend on.
 package: $(STAMP)
 	$(BIN)/python tests/package.py
+
+# Both notebooks at their real size, where they are, with their pictures.
+notebooks: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
+	$(BIN)/jupyter-execute --inplace docs/notebooks/adapt.ipynb docs/notebooks/inside.ipynb
