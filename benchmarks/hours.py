@@ -2,7 +2,7 @@
 
     python benchmarks/hours.py recipes/english.yaml --hours 0.1667 1 6.5 --output runs/hours \\
         --test ../shared/speech/speechocean/test.jsonl --test ../shared/speech/commonvoice-en/test.jsonl \\
-        --dtype bfloat16
+        --text ../shared/text/wikitext2_test.txt --dtype bfloat16
 
 For each amount: whole speakers are drawn until it is reached; a front end learns alone; then every method starts from
 it (`init_part: front_end`), each at the rate given here. Steps grow with the root of the hours, from the recipe's at
@@ -22,6 +22,7 @@ from depthup.api import evaluate, load, train
 from depthup.config import Recipe
 from depthup.recipe import load_recipe
 
+TEXT = "text"
 METHODS = {
     "layers": ["--method=depth_upscale", "--train.learning_rate=5e-4"],
     "lora": ["--method=lora", "--lora.speech_only=true", "--train.learning_rate=5e-4"],
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--front-end", help="a trained front end to start from for --full-hours")
     parser.add_argument("--test", action="append", required=True)
+    parser.add_argument("--text", help="a text file, to see what hearing cost reading")
     parser.add_argument("--clips", type=int, help="most clips measured of each test set; all without it")
     parser.add_argument("--output", type=Path, default=Path("runs/hours"))
     options, overrides = parser.parse_known_args()
@@ -58,7 +60,7 @@ def main() -> None:
             steps = [f"--train.max_steps={round(recipe.train.max_steps * share)}"]
             run = folder / method
             train(options.recipe, [*given, *start, *steps, *METHODS[method], f"--output_dir={run}"])
-            found.append({"hours": hours, "method": method, **measured(run, options.test, options.clips)})
+            found.append({"hours": hours, "method": method, **measured(run, options.test, options.text, options.clips)})
             (options.output / "hours.json").write_text(json.dumps(found, indent=1) + "\n")
             draw(found, options.output / "hours.png")
 
@@ -85,35 +87,45 @@ def subset(recipe: Recipe, hours: float, folder: Path) -> Path:
     return path
 
 
-def measured(run: Path, tests: list[str], clips: int | None) -> dict[str, Any]:
-    """WER and its interval on each test; kept beside the run."""
+def measured(run: Path, tests: list[str], text: str | None, clips: int | None) -> dict[str, Any]:
+    """WER and its interval on each test, perplexity of a text before and after; kept beside the run."""
     kept = run / "hours.json"
-    if not kept.is_file():
+    told = json.loads(kept.read_text()) if kept.is_file() else {}
+    missing = [test for test in tests if test not in told]
+    if missing or (text and TEXT not in told):
         model, processor = load(run)
-        reports = {test: evaluate(model, processor, test, limit=clips).asr[test] for test in tests}
-        kept.write_text(json.dumps({test: [r.wer, *r.interval] for test, r in reports.items()}))
-    return json.loads(kept.read_text())
+        found = evaluate(model, processor, missing, text if TEXT not in told else None, limit=clips)
+        told |= {test: [report.wer, *report.interval] for test, report in found.asr.items()}
+        for report in found.drift.values():
+            told[TEXT] = [report.perplexity_base, report.perplexity]
+        kept.write_text(json.dumps(told))
+    return told
 
 
 def draw(found: list[dict[str, Any]], path: Path) -> None:
-    """WER over hours, a line for each method, a panel for each test."""
+    """WER over hours, a line for each method, a panel for each test, and one for the text."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    tests = [key for key in found[0] if key not in ("hours", "method")]
-    figure, panels = pyplot.subplots(1, len(tests), figsize=(5 * len(tests), 4), squeeze=False)
-    for panel, test in zip(panels[0], tests, strict=True):
+    tests = [key for key in found[0] if key not in ("hours", "method", TEXT)]
+    told = [*tests, TEXT] if all(TEXT in row for row in found) else tests
+    figure, panels = pyplot.subplots(1, len(told), figsize=(4.5 * len(told), 3.8), squeeze=False)
+    for panel, test in zip(panels[0], told, strict=True):
         for method in dict.fromkeys(row["method"] for row in found):
             rows = sorted((row for row in found if row["method"] == method), key=lambda row: row["hours"])
+            hours = [row["hours"] for row in rows]
+            if test == TEXT:
+                panel.plot(hours, [100 * (row[TEXT][1] / row[TEXT][0] - 1) for row in rows], marker="o", label=method)
+                continue
             wer, low, high = zip(*([100 * value for value in row[test]] for row in rows), strict=True)
             errors = [[w - x for w, x in zip(wer, low, strict=True)], [x - w for w, x in zip(wer, high, strict=True)]]
-            panel.errorbar([row["hours"] for row in rows], wer, errors, marker="o", capsize=3, label=method)
+            panel.errorbar(hours, wer, errors, marker="o", capsize=3, label=method)
         panel.set_xscale("log")
-        panel.set_title(Path(test).parent.name)
+        panel.set_title("text, forgotten" if test == TEXT else Path(test).parent.name)
         panel.set_xlabel("hours of training speech")
-        panel.set_ylabel("WER, %")
+        panel.set_ylabel("perplexity, % above the base's" if test == TEXT else "WER, %")
         panel.set_ylim(bottom=0)
         panel.grid(alpha=0.3)
         panel.legend()
