@@ -123,6 +123,9 @@ def draw(found: list[dict[str, Any]], path: Path) -> None:
             errors = [[w - x for w, x in zip(wer, low, strict=True)], [x - w for w, x in zip(wer, high, strict=True)]]
             panel.errorbar(hours, wer, errors, marker="o", capsize=3, label=method)
         panel.set_xscale("log")
+        ticks = sorted({row["hours"] for row in found})
+        panel.set_xticks(ticks, [f"{hours:.2g}" for hours in ticks])
+        panel.minorticks_off()
         panel.set_title("text, forgotten" if test == TEXT else Path(test).parent.name)
         panel.set_xlabel("hours of training speech")
         panel.set_ylabel("perplexity, % above the base's" if test == TEXT else "WER, %")
