@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Optional
 
@@ -64,7 +65,7 @@ def run(directory: Path, base: Optional[str] = None) -> None:
     console.rule("3. New layers in the frozen LLM")
     recipe = quickstart_recipe(directory, base)
     print_summary(api.summary(recipe), console)
-    model = SpeechLM.from_recipe(recipe)
+    model = SpeechLM.from_recipe(replace(recipe, dtype="auto"))  # in what the trained one is loaded in
     before = measure(model, SpeechProcessor.build(model.config), directory, CLIPS_BEFORE)
 
     console.rule("4. Training")
