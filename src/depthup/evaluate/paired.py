@@ -8,7 +8,7 @@ from typing import Optional
 
 import numpy as np
 
-from depthup.evaluate.scores import AsrReport
+from depthup.evaluate.scores import AsrReport, Draw
 
 RESAMPLES = 2000
 EACH = "each"
@@ -47,17 +47,11 @@ def difference(first: Each, second: Each, seed: int = 0) -> Optional[Difference]
     """
     if first.keys() != second.keys() or not first:
         return None
-    ids = list(first)
-    speakers = [first[one][2] for one in ids]
-    known = all(speaker is not None for speaker in speakers) and 1 < len(set(speakers)) < len(ids)
-    groups = np.unique([str(s) for s in speakers] if known else ids, return_inverse=True)[1]
-    words = np.bincount(groups, [int(str(first[one][1])) for one in ids])
-    wrong = [np.bincount(groups, [int(str(each[one][0])) for one in ids]) for each in (first, second)]
-    apart = wrong[1] - wrong[0]
+    speakers = [None if speaker is None else str(speaker) for _, _, speaker in first.values()]
+    words = np.array([int(str(told[1])) for told in first.values()])
     if not words.sum():
         return None
-    drawn = np.random.default_rng(seed).integers(len(words), size=(RESAMPLES, len(words)))
-    said = words[drawn].sum(1)
-    found = apart[drawn].sum(1)[said > 0] / said[said > 0]
-    low, high = np.percentile(found, [2.5, 97.5]).tolist()
-    return Difference(float(apart.sum() / words.sum()), [low, high], "speakers" if known else "clips")
+    apart = np.array([int(str(second[one][0])) - int(str(told[0])) for one, told in first.items()])
+    draw = Draw(speakers, np.random.default_rng(seed), RESAMPLES)
+    interval, over = draw.interval(apart, words, np.arange(len(words)))
+    return Difference(float(apart.sum() / words.sum()), interval, over)

@@ -156,7 +156,7 @@ def score(
     counts = np.array([[one.substitutions, one.deletions, one.insertions] for one in edits])
     words, errors = np.array([one.words for one in edits]), counts.sum(axis=1)
     fields = dict(groups or {})
-    draw = _Draw(fields.get(SPEAKER), np.random.default_rng(seed), resamples)
+    draw = Draw(fields.get(SPEAKER), np.random.default_rng(seed), resamples)
     interval, over = draw.interval(errors, words, np.arange(len(edits)))
     substitutions, deletions, insertions = counts.sum(axis=0).tolist()
     return AsrReport(
@@ -211,7 +211,7 @@ def _languages(by: Iterable[tuple[Rules, bool]]) -> dict[str, LanguageScore]:
     return found
 
 
-class _Draw:
+class Draw:
     """Bootstrap intervals, over speakers where they are known and fewer than the clips."""
 
     def __init__(self, speakers: Sequence[str | None] | None, rng: np.random.Generator, resamples: int) -> None:
@@ -239,7 +239,7 @@ class _Draw:
         return (np.percentile(found, [2.5, 97.5]).tolist() if len(found) else [math.nan, math.nan]), over
 
 
-def _by_value(values: Sequence[str | None], errors: np.ndarray, words: np.ndarray, draw: _Draw) -> FieldScore | None:
+def _by_value(values: Sequence[str | None], errors: np.ndarray, words: np.ndarray, draw: Draw) -> FieldScore | None:
     members: dict[str, list[int]] = {}
     for i, value in enumerate(values):
         if value is not None:
