@@ -65,7 +65,11 @@ class Sources:
         return tuple(part.clips() for part in self.parts)
 
     def fingerprint(self) -> str:
-        """A hash of all sources, in their order."""
+        """A hash of all sources, in their order; made once, since each group of a balanced set asks for it."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> str:
         return sha256(" ".join(part.fingerprint() for part in self.parts).encode()).hexdigest()
 
     @cached_property
