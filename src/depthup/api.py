@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 from depthup import files
 from depthup.config import DataConfig, Recipe
 from depthup.data.given import Given, is_given, name_given
-from depthup.data.pace import tokens_per_second
+from depthup.data.pace import paced, tokens_per_second
 from depthup.data.replay import refuse_idle
 from depthup.data.shards import make_shards as make_shards
 from depthup.data.shards import verify_shards as verify_shards
@@ -194,10 +194,10 @@ def _train(run: Path, recipe: Recipe) -> Path:
 
 def _learn_pace(model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
     """How many tokens a second of this training set holds, after which answers about recordings end."""
-    config, writer = model.config, model.encoder.kind.writer
-    config.tokens_per_second = tokens_per_second(recipe.data, processor.answer_ids, ANSWER_AT_LEAST)
+    config, writer, clips = model.config, model.encoder.kind.writer, paced(recipe.data)
+    config.tokens_per_second = tokens_per_second(clips, processor.answer_ids, ANSWER_AT_LEAST)
     if writer is not None:
-        config.written_per_second = tokens_per_second(recipe.data, writer.tokens, TOKENS_AT_LEAST)
+        config.written_per_second = tokens_per_second(clips, writer.tokens, TOKENS_AT_LEAST)
 
 
 def transcribe(model: SpeechLM, processor: SpeechProcessor, audio: Any, **options: Any) -> Any:

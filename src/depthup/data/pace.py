@@ -19,17 +19,20 @@ MARGIN = 1.5
 SLOWEST = 2.0
 
 
-def tokens_per_second(data: DataConfig, tokens: Callable[[str], Sequence[Any]], at_least: int) -> float:
-    """Most tokens of a transcript for a second of it, beyond `at_least` of them, in the training set; and a half more.
-
-    `tokens` cuts a transcript into them. Looks at the first `CLIPS` clips of each source in `data.train`.
-    """
+def paced(data: DataConfig) -> list[tuple[str, float]]:
+    """Transcripts and seconds of the first `CLIPS` clips of each source in `data.train`."""
     sources = [data.train] if isinstance(data.train, str) else data.train
-    paces = []
-    for source in sources:
-        for cut in islice(load_cuts(source, data), CLIPS):
-            count = len(tokens(transcript(str(cut.supervisions[0].text), data)))
-            paces.append((count - at_least) / max(cut.duration, 0.1))
-    paces.sort()
+    cuts = (cut for source in sources for cut in islice(load_cuts(source, data), CLIPS))
+    return [(transcript(str(cut.supervisions[0].text), data), cut.duration) for cut in cuts]
+
+
+def tokens_per_second(
+    clips: Sequence[tuple[str, float]], tokens: Callable[[str], Sequence[Any]], at_least: int
+) -> float:
+    """Most tokens of a transcript for a second of it, beyond `at_least` of them, in `paced` clips; and a half more.
+
+    `tokens` cuts a transcript into them.
+    """
+    paces = sorted((len(tokens(text)) - at_least) / max(seconds, 0.1) for text, seconds in clips)
     fastest = paces[-1 - int(ODD * len(paces))] if paces else 0.0
     return round(max(SLOWEST, MARGIN * fastest), 2)
