@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,23 @@ def test_silero_finds_all_that_people_say_and_no_noise():
     assert energy[~covered].sum() < 1e-3 * energy.sum()
     assert covered.mean() < 0.9
     assert cut(noise(20.0, level=0.05), "silero") == []
+
+
+@needs_silero
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux counts them")
+def test_silero_keeps_to_the_thread_that_asks_it_and_others_to_what_they_were_told():
+    def asked() -> int:
+        """Threads that it takes."""
+        before = len(os.listdir("/proc/self/task"))
+        detect = detector("silero", RATE)
+        detect(noise(1.0)[:FRAME])
+        return len(os.listdir("/proc/self/task")) - before
+
+    limit = os.environ.get("OMP_THREAD_LIMIT")
+    with ThreadPoolExecutor(1) as thread:  # an OpenMP library begins anew in each thread
+        thread.submit(int).result()
+        assert thread.submit(asked).result() == 0
+    assert os.environ.get("OMP_THREAD_LIMIT") == limit
 
 
 SECONDS = np.arange(6 * RATE) / RATE
