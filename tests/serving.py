@@ -46,11 +46,13 @@ class Running:
         return self.service.metrics.registry.get_sample_value(name, labels) or 0.0
 
 
-def tiny_checkpoint(directory: Path, scope: str = "speech", ctc: bool = True) -> tuple[Any, Any]:
+def tiny_checkpoint(
+    directory: Path, scope: str = "speech", ctc: bool = True, connector: str = "frames"
+) -> tuple[Any, Any]:
     """A model with random weights that writes letters and spaces, and its processor."""
     upscale = {"num_layers": 1, "scope": scope, "e_branchformer": {"kernel_size": 3, "feed_forward_width": 32}}
     train = {"ctc_weight": 0.3 if ctc else 0.0}
-    recipe = load_recipe(save_recipe(directory, upscale=upscale, train=train))
+    recipe = load_recipe(save_recipe(directory, upscale=upscale, train=train, connector={"name": connector}))
     torch.manual_seed(0)
     base = LlamaForCausalLM.from_pretrained(recipe.base)
     tokenizer = AutoTokenizer.from_pretrained(recipe.base)

@@ -5,12 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import urllib.request
+from types import SimpleNamespace
 
+import numpy as np
 import openai
 import pytest
 from serving import MODEL, VAD, Running, running, tiny_checkpoint, tone, wav
 
+from depthup.errors import UserError
+from depthup.serve.errors import ApiError
 from depthup.serve.options import RESPONSE_FORMATS
+from depthup.serve.rows import Row
+from depthup.serve.service import Service
+from depthup.serve.settings import Settings
 from depthup.transcribe.formats import FORMATS
 from depthup.transcribe.recordings import transcribe_recordings
 
@@ -73,6 +80,41 @@ def test_a_prompt_comes_before_the_recipes_own(client, server, expected):
         0, batch["input_ids"].shape[1] :
     ]
     assert found.text == processor.tokenizer.decode(ids, skip_special_tokens=True).strip() != expected.text
+
+
+@pytest.mark.parametrize(
+    "started_for, writes, asked, told",
+    [
+        ("", True, "fr", "fr"),
+        ("fr", True, None, "fr"),
+        ("", True, None, None),
+        ("en", False, "en", None),
+        ("", True, "xx", "does not know it"),
+        ("fr", True, "en", "for fr alone"),
+        ("", False, "fr", "--language"),
+    ],
+)
+def test_a_decoder_that_can_be_told_a_language_is_told_the_client_s(started_for, writes, asked, told):
+    def languages(language, count):
+        if language == "xx":
+            raise UserError("language xx: /home/somebody/whisper knows no such language")
+
+    processor = SimpleNamespace(kind=SimpleNamespace(writer=object() if writes else None), languages=languages)
+    service = SimpleNamespace(settings=Settings(language=started_for), processor=processor)
+    if told and len(told) > 2:
+        with pytest.raises(ApiError, match=told) as refused:
+            Service.language(service, asked)
+        assert "/home" not in str(refused.value) and refused.value.param == "language"
+    else:
+        assert Service.language(service, asked) == told
+
+
+def test_each_recording_of_a_batch_is_read_with_its_own_language(server, monkeypatch):
+    engine, given = server.service.engine, []
+    monkeypatch.setattr(engine, "processor", lambda *args, **options: given.append(options["language"]) or {})
+    clip = np.zeros(1600, np.float32)
+    engine._inputs([Row("", [clip], 1, 1.0, language="fr"), Row("", [clip, clip], 1, 1.0), Row("", [], 1, 1.0)])
+    assert given == [["fr", None, None]]
 
 
 def test_a_stream_tells_the_text_as_it_is_written(client, expected):

@@ -193,6 +193,7 @@ def test_choosing_takes_turns_and_keeps_to_like_sizes():
     assert choose([failed, old, new], 4, 1000) == [failed]
     assert failed not in choose([row(other, -1), failed, old], 4, 1000)
     assert choose([row(idle, 0, transcript=False), row(other, 1)], 4, 1000)[1:] == []
+    assert choose([row(idle, 0, draft_only=True), row(other, 1)], 4, 1000)[1:] == []
 
 
 def test_what_was_told_is_heard_however_late_it_is_listened_to():

@@ -58,6 +58,27 @@ def test_a_draft_is_what_transformers_generates_and_a_batch_equals_each_alone(he
         assert encoder.kind.writer.tokenizer.decode(theirs[0], skip_special_tokens=True) == written.text
 
 
+def test_what_is_guessed_is_written_as_without_a_guess_in_fewer_passes(heard, monkeypatch):
+    encoder, _, frames, lengths = heard
+    alone = frames[:1, : lengths[0]], lengths[:1], 6.0
+    writer, passes = encoder.kind.writer, []
+    run = writer.states
+    monkeypatch.setattr(writer, "states", lambda *given: passes.append(1) or run(*given))
+    (written,) = encoder.write(*alone)
+    without, words = len(passes), written.text.split()
+    assert len(words) > 3
+    for guess, most in (
+        (written.text.strip(), 2),
+        (" ".join(words[:-1]), without // 2),
+        ("else", without),
+        (written.text.strip() + " and more that nobody said", 2),
+    ):
+        passes.clear()
+        (again,) = encoder.write(*alone, guess=guess)
+        assert again.text == written.text and again.units == written.units and len(passes) <= most
+        torch.testing.assert_close(again.states, written.states, rtol=1e-3, atol=1e-3)
+
+
 def test_its_loss_is_that_of_transformers(heard):
     encoder, _, frames, lengths = heard
     model = WhisperForConditionalGeneration.from_pretrained(WHISPER, dtype=torch.float32).eval()

@@ -70,6 +70,11 @@ class FrontEnd(nn.Module):
         return self.encoder.kind.frame_rate / self.config.frame_stack * self.config.ctc_outputs
 
     @property
+    def reads_draft(self) -> bool:
+        """Whether what the LLM is read is the front end's own transcript, rather than frames."""
+        return not self.connector.positions_from_length
+
+    @property
     def makes_out(self) -> bool:
         """Whether the front end alone can make out a transcript: by its CTC head, or the encoder's own decoder."""
         writes = self.encoder.kind.writer is not None and not self.connector.positions_from_length
@@ -81,6 +86,7 @@ class FrontEnd(nn.Module):
         lengths: torch.Tensor,
         with_ctc: bool = False,
         languages: Optional[torch.Tensor] = None,
+        guess: str = "",
     ) -> Speech:
         """input_features [N, L, F], input_lengths and input_languages [N] -> what stands at the positions of speech."""
         with self._as_trained(features.device):
@@ -89,7 +95,7 @@ class FrontEnd(nn.Module):
             if not self.connector.positions_from_length:
                 temperature = self.connector.config.temperature if self.training else 0.0
                 pace = self.config.written_per_second
-                written = self.encoder.write(frames, lengths, pace, temperature, languages)
+                written = self.encoder.write(frames, lengths, pace, temperature, languages, guess)
             speech = self.connector(frames, lengths, self.get_input_embeddings(), with_ctc, written)
         return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
 
@@ -134,10 +140,12 @@ class FrontEnd(nn.Module):
         lengths: torch.Tensor,
         labels: Optional[torch.Tensor],
         label_lengths: Optional[torch.Tensor],
+        languages: Optional[torch.Tensor],
+        guess: str,
     ) -> Union[Speech, CausalLMOutputWithPast]:
         """What it makes of recordings, or with the bytes of transcripts its own loss."""
         if labels is None or label_lengths is None:
-            return self.embed_speech(features, lengths, with_ctc=True)
+            return self.embed_speech(features, lengths, True, languages, guess)
         return CausalLMOutputWithPast(loss=self.front_end_loss(features, lengths, labels, label_lengths))
 
     def make_out(self, features: torch.Tensor, lengths: torch.Tensor) -> list[str]:
@@ -158,6 +166,7 @@ class FrontEnd(nn.Module):
         labels: Optional[torch.Tensor] = None,
         with_ctc: bool = False,
         input_languages: Optional[torch.Tensor] = None,
+        guess: str = "",
     ) -> Heard:
         """Put speech in the place of placeholders, one per frame, or one per recording that takes what it needs.
 
@@ -174,6 +183,7 @@ class FrontEnd(nn.Module):
             labels=labels,
             return_ctc=with_ctc,
             hear_only=True,
+            guess=guess,
         )
 
     def _hear(
@@ -185,13 +195,14 @@ class FrontEnd(nn.Module):
         labels: Optional[torch.Tensor],
         with_ctc: bool,
         languages: Optional[torch.Tensor],
+        guess: str,
     ) -> Heard:
         if torch.compiler.is_exporting():
             raise UserError(
                 "torch.export: how many positions speech takes depends on it, so its shapes cannot be fixed; export "
                 "text alone, or the LLM as plain layers with `depthup export RUN DIR --llm`"
             )
-        speech = self.embed_speech(input_features, input_lengths, with_ctc, languages)
+        speech = self.embed_speech(input_features, input_lengths, with_ctc, languages, guess)
         is_speech = input_ids == self.config.audio_token_id
         if not self.connector.positions_from_length:
             if int(is_speech.sum()) != len(speech.lengths):

@@ -204,6 +204,7 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         use_cache: Optional[bool] = None,
         logits_to_keep: Union[int, torch.Tensor] = 0,
         return_ctc: bool = False,
+        guess: str = "",
         **kwargs: Any,
     ) -> Union[CausalLMOutputWithPast, Speech, Heard]:
         """
@@ -220,14 +221,16 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
             hear_only: no LLM; the batch as `hear` gives it.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
             return_ctc: give a `SpeechLMOutput`, whose CTC is None without speech or a CTC head.
+            guess: what may be said in a single recording, which a Whisper's decoder then writes in fewer passes.
         """
         if front_end_only:
-            return self._front_end_alone(input_features, input_lengths, ctc_labels, ctc_label_lengths)
+            told = ctc_labels, ctc_label_lengths, input_languages, guess
+            return self._front_end_alone(input_features, input_lengths, *told)
         speech: Optional[Speech] = None
         if input_features is not None:
             with_ctc = return_ctc or bool(ctc_weight)
             given = input_ids, input_features, input_lengths, attention_mask, labels, with_ctc, input_languages
-            heard = self._hear(*given)
+            heard = self._hear(*given, guess)
             if hear_only:
                 return heard
             input_ids, inputs_embeds, speech_ids, speech = None, heard.inputs_embeds, heard.speech_ids, heard.speech

@@ -35,7 +35,7 @@ def choose(waiting: Sequence[Row], room: int, budget: float) -> list[Row]:
             other
             for other in left
             if not other.alone
-            and other.transcript == first.transcript
+            and (other.transcript, other.draft_only) == (first.transcript, first.draft_only)
             and first.size / LIKE <= other.size <= first.size * LIKE
             and max(longest, other.size) * (len(chosen) + 1) <= budget
         ]

@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,8 @@ class Engine:
             return
         self.metrics.batch_rows.observe(len(rows))
         try:
+            if rows[0].draft_only:
+                return self._make_out(rows)
             batch = self._begin(rows)
         except Exception as error:
             self._failed(rows, error)
@@ -141,13 +144,26 @@ class Engine:
         if not (company and company[0].join(batch)):
             self._batches.append(batch)
 
-    def _begin(self, rows: list[Row]) -> Decoding:
+    def _make_out(self, rows: list[Row]) -> None:
+        """Answer rows that want no more than what the front end makes out."""
+        speech = self.model(**self._inputs(rows), front_end_only=True)
+        for row, heard, text in zip(rows, heard_in(speech), speech.made_out(), strict=True):
+            row.heard = replace(heard, text=text.strip())
+            row.work.running -= 1
+            row.work.tell(Answer(row, row.heard.text, 0, through=True))
+
+    def _inputs(self, rows: list[Row]) -> dict[str, Any]:
         device = str(self.model.device)
         audio = [piece for row in rows for piece in row.audio]
         special = rows[0].transcript  # a chat template writes what begins a text itself
-        inputs = self.processor([row.prompt for row in rows], audio, device=device, add_special_tokens=special)
+        told = {"add_special_tokens": special, "language": [row.language for row in rows for _ in row.audio]}
+        inputs = self.processor([row.prompt for row in rows], audio, device=device, **told)
         inputs = {name: value.to(device) for name, value in inputs.items()}
-        heard = bool(audio) and self.model.makes_out
+        return inputs | {"guess": rows[0].guess} if len(rows) == 1 and audio else inputs
+
+    def _begin(self, rows: list[Row]) -> Decoding:
+        inputs = self._inputs(rows)
+        heard = "input_features" in inputs and self.model.makes_out
 
         def drafts(speech: Speech) -> list[list[int]]:
             told = iter(zip(heard_in(speech), speech.made_out(), strict=True))
@@ -157,7 +173,7 @@ class Engine:
                 text = ""
                 if row.transcript:
                     row.heard, made_out = pieces[0]
-                    text = _draft(row.guess, made_out)
+                    text = made_out if self.model.reads_draft else _draft(row.guess, made_out)
                 guesses.append(self.processor.answer_ids(text) if text and self._drafts else [])
             return guesses
 

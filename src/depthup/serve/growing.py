@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Optional
 
 from depthup.serve.audio import Recording
 from depthup.serve.engine import TOKENS_PER_SECOND
@@ -22,8 +22,11 @@ HELD_WORDS = 8
 class Growing:
     """Segments as they are settled, and the text so far, of which no part is taken back except by what comes last."""
 
-    def __init__(self, service: Service) -> None:
-        self.transcript = Transcript("file", language=service.settings.language or None)
+    def __init__(self, service: Service, language: Optional[str]) -> None:
+        """`language` is what the client says is spoken."""
+        self._language = service.language(language)
+        hears = self._language or service.settings.language or service.processor.language
+        self.transcript = Transcript("file", language=hears)
         self.settled = 0
         """Pieces whose segments are in the transcript."""
         self.tokens = {"prompt": 0, "answer": 0}
@@ -42,7 +45,8 @@ class Growing:
             self._pieces.append(Piece(piece.start, piece.samples[:0], piece.shared))
             seconds = len(piece.samples) / self._rate
             size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
-            yield Row(prompt, [piece.samples], self._service.model.config.answer_tokens(seconds), size, tag=number)
+            limit = self._service.model.config.answer_tokens(seconds)
+            yield Row(prompt, [piece.samples], limit, size, language=self._language, tag=number)
         self._all_known = True
         self.transcript.duration = round(recording.seconds, 3)
 

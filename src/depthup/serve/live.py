@@ -9,11 +9,12 @@ from typing import Optional
 
 import numpy as np
 
-from depthup.transcribe.options import MAX_SECONDS
 from depthup.transcribe.segments import LEAST_SECONDS, MARGIN_SECONDS, OFFSET, ONSET, QUIET_SECONDS
 from depthup.transcribe.transcript import Segment
 from depthup.transcribe.voice import FRAME, Detector
 
+LONGEST_SECONDS = 15.0
+"""An utterance without a pause is over then: while its final text is written, what follows has none."""
 SETTLED_SECONDS = 5.0
 """An utterance longer than this is heard again without its first words, or its text would come ever later."""
 AGAIN_SECONDS = 2.5
@@ -41,8 +42,8 @@ class Utterance:
 class Listener:
     """Samples in, utterances out.
 
-    An utterance begins a little before its first frame with speech and is over after a pause, or where it grows longer
-    than the model hears at once: then in its quietest moment of the last quarter, and the next begins there.
+    An utterance begins a little before its first frame with speech and is over after a pause, or where it grows too
+    long: then in its quietest moment of the last third, and the next begins there.
     """
 
     def __init__(self, sampling_rate: int, detect: Optional[Detector], pause_seconds: float) -> None:
@@ -99,7 +100,7 @@ class Listener:
         self.current.quiet = 0 if speech else self.current.quiet + 1
         if self.current.quiet >= self.pause and self.detect is not None:
             yield self._end()
-        elif len(self.current.frames) >= self._count(MAX_SECONDS):
+        elif len(self.current.frames) >= self._count(LONGEST_SECONDS):
             yield from self._cut()
 
     def _begin(self) -> Utterance:
@@ -126,7 +127,7 @@ class Listener:
         energy = np.array([frame.var() for frame in frames])
         width = self._count(QUIET_SECONDS)
         around = np.convolve(energy, np.ones(width) / width, mode="same")
-        low, high = len(frames) * 3 // 4, len(frames) - width
+        low, high = len(frames) * 2 // 3, len(frames) - width
         at = low + int(np.argmin(around[low:high]))
         left = frames[at:]
         del frames[at:]

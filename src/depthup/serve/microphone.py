@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import secrets
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -35,9 +34,10 @@ Send = Callable[..., Awaitable[None]]
 class Microphone:
     """Takes samples at the model's rate and sends OpenAI's events.
 
-    While somebody speaks, the utterance so far is heard every half second, a long one without its first words:
-    `partial` (ours) tells the whole text, which may change, and up to where it was heard; `delta` tells the words on
-    which two hearings in a row agree. After a pause all of it is heard, and `completed` tells the text that counts.
+    While somebody speaks, the utterance so far is heard every half second, a long one without its first words, and by
+    the front end alone where it writes a draft. `partial` (ours) tells the whole text, which may change, and up to
+    where it was heard; `delta` tells the words on which two hearings in a row agree. After a pause all of it is heard,
+    by the LLM too, and `completed` tells the text that counts. One hearing is in work at a time, so that none queues.
     """
 
     def __init__(self, service: Service, options: SessionOptions, send: Send) -> None:
@@ -123,8 +123,10 @@ class Microphone:
                 continue
             heard = (current.number, len(current.frames))
             guess = self.before.removeprefix(settled.text).rpartition(" ")[0]  # its last word may have grown
-            segment = await self._unless_over(current.samples[settled.frames * FRAME :], guess)
-            if segment is None:
+            self.news.set()  # more may come meanwhile
+            try:
+                segment = await self._hear(current.samples[settled.frames * FRAME :], guess, final=False)
+            except ApiError:  # it is heard again
                 continue
             text = settled.with_rest(segment.text)
             told_of = {"item_id": self.names[current.number], "content_index": 0}
@@ -140,25 +142,6 @@ class Microphone:
         number, frames = heard
         new = len(current.frames) - (frames if number == current.number else 0)
         return self.listener.duration(new) >= PARTIAL_SECONDS
-
-    async def _unless_over(self, samples: np.ndarray, guess: str) -> Optional[Segment]:
-        """What is said in them, which end where the utterance does so far; None where it is over first."""
-        hearing = asyncio.create_task(self._hear(samples, guess, loops=False))
-        while not hearing.done():
-            news = asyncio.create_task(self.news.wait())
-            await asyncio.wait({hearing, news}, return_when=asyncio.FIRST_COMPLETED)
-            news.cancel()
-            if self.over:
-                hearing.cancel()
-                with contextlib.suppress(asyncio.CancelledError, ApiError):
-                    await hearing
-                return None
-            if not hearing.done():
-                self.news.clear()
-        self.news.set()
-        with contextlib.suppress(ApiError):  # it is heard again
-            return hearing.result()
-        return None
 
     async def _complete(self, utterance: Utterance) -> None:
         name = self.names[utterance.number]
@@ -182,26 +165,37 @@ class Microphone:
             words=[{"word": word.text, "start": word.start, "end": word.end} for word in segment.words],
         )
 
-    async def _hear(self, samples: np.ndarray, guess: str, loops: bool = True) -> Segment:
-        """Without `loops` the text ends where it begins to say the same over and over, as it does in half a word."""
-        seconds = len(samples) / self.service.processor.sampling_rate
-        prompt = self.service.prompt(self.options.language, self.options.prompt)
+    async def _hear(self, samples: np.ndarray, guess: str, final: bool = True) -> Segment:
+        """Text that is not `final` is the front end's where it writes a draft.
+
+        It ends where it begins to say the same over and over, as it does in half a word.
+        """
+        service = self.service
+        seconds = len(samples) / service.processor.sampling_rate
+        prompt = service.prompt(self.options.prompt)
         size = TOKENS_PER_SECOND * seconds + len(prompt) / 4
-        row = Row(prompt, [samples], self.service.model.config.answer_tokens(seconds), size, guess=guess)
+        row = Row(
+            prompt,
+            [samples],
+            service.model.config.answer_tokens(seconds),
+            size,
+            draft_only=not final and service.model.reads_draft,
+            guess=guess,
+            language=service.language(self.options.language),
+        )
 
         async def rows() -> AsyncIterator[Row]:
             yield row
 
-        answers: Any = self.service.engine.work(partial=not loops).answers(rows())
+        answers: Any = service.engine.work(partial=not final).answers(rows())
         try:
             async for answer in answers:
-                loop = None if loops else LOOP.search(answer.text)
+                loop = None if final else LOOP.search(answer.text)
                 if answer.through or loop:
                     heard = answer.row.heard or Heard("")
                     if loop:
                         heard = replace(heard, text=answer.text[: loop.end(1)])
-                    rate = self.service.ctc_rate
-                    return await self.service.intake.run(judged, heard, seconds, rate, Options())
+                    return await service.intake.run(judged, heard, seconds, service.ctc_rate, Options(), live=True)
         finally:
             await answers.aclose()
         raise crashed()

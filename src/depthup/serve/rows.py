@@ -28,8 +28,12 @@ class Row:
     """About how many tokens the prompt will have; rows of like size are read together."""
     transcript: bool = True
     """The answer is what the one piece of audio says, so that its own spelling may be a draft of it; else a chat's."""
+    draft_only: bool = False
+    """The front end's own transcript is answer enough: the LLM is not asked."""
     guess: str = ""
-    """What a transcript may begin with; the LLM writes the same with it as without, in fewer passes."""
+    """What a transcript may begin with; the same is written with it as without, in fewer passes."""
+    language: Optional[str] = None
+    """What a multilingual decoder is told is spoken."""
     tag: Any = None
     """What the asker wants to know it by."""
     work: Work = field(init=False)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from depthup.config import AUDIO_MARKER
+from depthup.errors import UserError
 from depthup.serve.audio import AudioIntake
 from depthup.serve.engine import Engine
 from depthup.serve.errors import ApiError, unsupported
@@ -29,6 +30,8 @@ class Service:
 
     def __init__(self, model: Any, processor: Any, settings: Settings, name: str) -> None:
         self.model, self.processor, self.settings = model, processor, settings
+        if settings.language and processor.kind.writer is not None:
+            processor.languages(settings.language, 1)  # raises UserError
         self.metrics = Metrics()
         self.engine = Engine(model, processor, settings, self.metrics)
         self.intake = AudioIntake(processor.sampling_rate, 60 * settings.max_audio_minutes)
@@ -43,15 +46,28 @@ class Service:
         """Outputs a second of the CTC head; 0 without one."""
         return self.model.ctc_rate if self.model.ctc_head is not None else 0.0
 
-    def prompt(self, language: Optional[str], before: Optional[str]) -> str:
-        """What the model is asked for a transcript with: the recipe's prompt, with a client's own text before it.
+    def language(self, asked: Optional[str]) -> Optional[str]:
+        """What the model is told is spoken: what a client asks for, else what the server was started with.
 
-        Raises ApiError for another language than the one that the server was told its model hears.
+        None for a model that cannot be told, which is every one but those with a multilingual Whisper's decoder. Raises
+        ApiError for a language that the model cannot be told, and for another than the server was started with.
         """
-        hears = self.settings.language
-        if language and language != hears:
-            told = f"this model hears {hears}" if hears else "the server does not know what its model hears; --language"
-            raise unsupported("language", told)
+        only = self.settings.language
+        if asked and only and asked != only:
+            raise unsupported("language", f"this server was started for {only} alone")
+        if self.processor.kind.writer is None:
+            if asked and not only:
+                raise unsupported("language", "the server does not know what its model hears; --language tells it")
+            return None
+        try:
+            self.processor.languages(asked or only or None, 1)
+        except UserError as error:
+            # The error itself names the decoder, which may be a path.
+            raise unsupported("language", "the model's decoder does not know it; give a code such as en") from error
+        return asked or only or None
+
+    def prompt(self, before: Optional[str]) -> str:
+        """What the model is asked for a transcript with: the recipe's prompt, with a client's own text before it."""
         if before and AUDIO_MARKER in before:
             raise ApiError(400, f"prompt: holds {AUDIO_MARKER}, which stands for the recording; leave it out", "prompt")
         return self.processor.apply_transcription_request(NOTHING, prompt=before or None, tokenize=False)[0]

@@ -24,7 +24,7 @@ class Settings:
     api_key: str = _option("", "key that clients must send as a bearer token; better in DEPTHUP_API_KEY")
     allow_origin: str = _option("", "origin of another web page that may use this server, as https://example.org")
     model_name: str = _option("", "name in /v1/models; by default the checkpoint's folder")
-    language: str = _option("", "code of the language that the model hears; requests for another are refused")
+    language: str = _option("", "code of the language that is spoken; requests for another are refused")
     max_upload_mb: float = _option(100.0, "largest upload in MB")
     max_audio_minutes: float = _option(120.0, "longest recording in minutes, as decoded")
     max_requests: int = _option(64, "requests that run or wait; further ones are told to come back (429)")

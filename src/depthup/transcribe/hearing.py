@@ -73,7 +73,7 @@ def refuse_what_cannot_act(model: Any, processor: Any, options: Options) -> None
         raise UserError("hotwords: need a CTC head, which this checkpoint lacks, and no instruction; use a prompt")
     if options.fallback == "ctc" and model.ctc_head is None:
         raise UserError("fallback ctc: needs a CTC head, which this checkpoint lacks")
-    if options.fallback == "draft" and (model.config.connector or {}).get("name") != "draft":
+    if options.fallback == "draft" and not model.reads_draft:
         raise UserError("fallback draft: needs a front end that reads a draft to the LLM (connector.name draft)")
     if options.language is not None:
         processor.languages(options.language, 1)

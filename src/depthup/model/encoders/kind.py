@@ -157,10 +157,13 @@ class SpeechEncoder(nn.Module):
         per_second: float,
         temperature: float = 0.0,
         languages: Optional[torch.Tensor] = None,
+        guess: str = "",
     ) -> Optional[list[Written]]:
         """What the model's own decoder writes of frames [N, T, output size], as `Writer.write`; None without one."""
         writer = self.kind.writer
-        return writer.write(self.model, frames, lengths, per_second, temperature, languages) if writer else None
+        if writer is None:
+            return None
+        return writer.write(self.model, frames, lengths, per_second, temperature, languages, guess)
 
     def freeze(self) -> None:
         """Let train what the kind says trains."""

@@ -160,10 +160,12 @@ class Writer:
         per_second: float,
         temperature: float = 0.0,
         languages: Optional[torch.Tensor] = None,
+        guess: str = "",
     ) -> list[Written]:
         """What is said in frames [N, T, width], lengths [N], in at most `per_second` tokens and TOKENS_AT_LEAST.
 
-        Drawn at a temperature where it is not 0 and a token in doubt; `languages` as for `beginning`.
+        Drawn at a temperature where it is not 0 and a token in doubt; `languages` as for `beginning`. A single
+        recording's text may be guessed: what is right at the beginning of the guess then takes one pass.
         """
         real = frame_mask(lengths, frames.shape[1])
         begun = self.beginning(model, frames, real, languages)
@@ -174,12 +176,22 @@ class Writer:
         tokens: list[list[int]] = [[] for _ in limits]
         told: list[torch.Tensor] = []
         going = set(range(len(limits)))
-        ids = begun
+        guessed = self.tokens(guess)[:-1][: limits[0] - 1] if guess and len(limits) == 1 and not temperature else []
+        ids = torch.cat([begun, begun.new_tensor([guessed])], 1) if guessed else begun
         while going:
-            told.append(self.states(model, ids, frames, real, cache)[:, -1])
-            logits = self.logits(model, told[-1])
-            logits[:, end + 1 :] = -torch.inf  # languages, tasks, times
-            ids = _choose(logits, temperature)[:, None]
+            states = self.states(model, ids, frames, real, cache)[:, -1 - len(guessed) :]
+            logits = self.logits(model, states)
+            logits[..., end + 1 :] = -torch.inf  # languages, tasks, times
+            if guessed:
+                own = logits[0].argmax(-1).tolist()
+                right = next((i for i, token in enumerate(guessed) if own[i] != token), len(guessed))
+                if wrong := len(guessed) - right:
+                    cache.crop(-wrong)
+                tokens[0], guessed = guessed[:right], []
+                told += states[:, :right].unbind(1)
+                states, logits = states[:, right:], logits[:, right:]
+            told.append(states[:, 0])
+            ids = _choose(logits[:, 0], temperature)[:, None]
             for row, token in enumerate(ids[:, 0].tolist()):
                 if row in going and token != end:
                     tokens[row].append(token)

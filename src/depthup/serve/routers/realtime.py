@@ -113,7 +113,8 @@ class _Session:
     async def _update(self, session: Any) -> None:
         options = self.options.updated(session)
         self.service.check_model(options.model)
-        self.service.prompt(options.language, options.prompt)
+        self.service.language(options.language)
+        self.service.prompt(options.prompt)
         if self.heard and options.rate != self.options.rate:
             raise ApiError(400, "session.audio.input.format: cannot change once audio has come", "format")
         self.options = options

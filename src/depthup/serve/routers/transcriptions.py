@@ -39,7 +39,7 @@ async def transcriptions(request: Request) -> Response:
 
 
 async def _transcript(service: Service, options: TranscriptionOptions) -> Transcript:
-    growing = Growing(service)
+    growing = Growing(service, options.language)
     async for _ in _heard(service, options, growing):
         pass
     return growing.finish()
@@ -47,7 +47,7 @@ async def _transcript(service: Service, options: TranscriptionOptions) -> Transc
 
 async def _events(service: Service, options: TranscriptionOptions) -> AsyncIterator[dict[str, Any]]:
     """Text as it is written, with verbose_json segments as they are settled, and at the end all of the text."""
-    growing, told, segments = Growing(service), "", 0
+    growing, told, segments = Growing(service, options.language), "", 0
     async for _ in _heard(service, options, growing):
         text = growing.told()
         if len(text) > len(told) and text.startswith(told):
@@ -74,7 +74,7 @@ async def _events(service: Service, options: TranscriptionOptions) -> AsyncItera
 
 def _heard(service: Service, options: TranscriptionOptions, growing: Growing) -> AsyncIterator[Growing]:
     recording = service.intake.recording(options.file.file)
-    return heard(service, recording, service.prompt(options.language, options.prompt), growing, options.stream)
+    return heard(service, recording, service.prompt(options.prompt), growing, options.stream)
 
 
 def _segment_event(number: int, segment: Segment, words: bool) -> dict[str, Any]:
