@@ -69,6 +69,11 @@ class Server:
         """MB."""
         return psutil.Process(self.process.pid).memory_info().rss / 1e6
 
+    def processor_seconds(self) -> float:
+        """Of all its threads, since it was started."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
+
     def stop(self, how: int = signal.SIGTERM) -> float:
         began = time.monotonic()
         self.process.send_signal(how)
@@ -212,6 +217,7 @@ def drip(server: Server, clip: bytes, ended: threading.Event) -> None:
 async def live(server: Server, samples: np.ndarray) -> dict[str, Any]:
     """How far behind speech its text is: the age of the oldest sound that no text has yet when more text comes."""
     said, lags, finals = 0.0, [], []
+    before = server.processor_seconds()
     url = server.url.replace("http", "ws") + "/v1/realtime"
     async with websockets.connect(url) as session:
 
@@ -234,15 +240,19 @@ async def live(server: Server, samples: np.ndarray) -> dict[str, Any]:
                 continue
             kind = event["type"].rpartition(".")[2]
             if kind == "speech_started":
-                heard = event["audio_start_ms"] / 1000
+                heard = max(heard, event["audio_start_ms"] / 1000)
             elif kind == "partial":
                 lags.append(said - heard)
-                heard = event["audio_end_ms"] / 1000
+                heard = max(heard, event["audio_end_ms"] / 1000)
             elif kind == "committed":
                 committed[event["item_id"]] = time.monotonic()
             elif kind == "completed":
                 finals.append(time.monotonic() - committed.pop(event["item_id"]))
-    return {"partial_behind": spread(lags), "final_after_pause": spread(finals)}
+                if event["end"] > heard:  # words that no partial text had
+                    lags.append(said - heard)
+                    heard = event["end"]
+    busy = (server.processor_seconds() - before) / said
+    return {"behind": spread(lags), "final_after_pause": spread(finals), "processor_seconds_a_second": round(busy, 2)}
 
 
 def spread(values: list[float]) -> dict[str, float]:

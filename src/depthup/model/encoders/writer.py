@@ -73,8 +73,13 @@ class Writer:
         known = [self.token(f"<|{code}|>") for code in LANGUAGES]
         return [token for token in known if token is not None]
 
+    @cached_property
+    def vocabulary(self) -> dict[str, int]:
+        """Kept, since the tokenizer makes it anew each time, which takes as long as a token to write."""
+        return self.tokenizer.get_vocab()
+
     def token(self, name: str) -> Optional[int]:
-        return self.tokenizer.get_vocab().get(name)
+        return self.vocabulary.get(name)
 
     def language(self, name: str) -> int:
         """The number of a language in `LANGUAGES`, by its code (`fr`, `pt-BR`) or English name.
