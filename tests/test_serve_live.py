@@ -107,6 +107,7 @@ def test_a_long_utterance_is_heard_again_without_the_words_that_are_sure():
     assert first.text == "a b c" and first.frames == int(3.0 * RATE / FRAME)  # the last 2.5 s are heard again
     assert none.further("a b", heard("a b x d e f", 6.0), RATE).text == "a b"  # no word that is not sure
     assert none.further("", heard("a b c d e f", 6.0), RATE) == none
+    assert none.further("", heard("a b c d e f g", 7.0), RATE).text == "a b c d"  # or it would grow without end
     assert none.further("a b c d e", Segment(0.0, 6.0, "a b c d e f"), RATE) == none  # no times
     text = first.with_rest("d e f g h i")
     assert text == "a b c d e f g h i"

@@ -16,7 +16,10 @@ from depthup.transcribe.voice import FRAME, Detector
 LONGEST_SECONDS = 15.0
 """An utterance without a pause is over then: while its final text is written, what follows has none."""
 SETTLED_SECONDS = 5.0
-"""An utterance longer than this is heard again without its first words, or its text would come ever later."""
+"""An utterance longer than this is heard again without its first words, as far as they are sure, or its text would come
+ever later."""
+UNSURE_SECONDS = 7.0
+"""Where what is heard again grows longer than this, also without words that are not sure."""
 AGAIN_SECONDS = 2.5
 """Its last seconds are always heard again, so that what is new has something before it."""
 
@@ -164,9 +167,10 @@ class Settled:
     def further(self, sure: str, rest: Segment, rate: int) -> Settled:
         """With the first words of `rest`, which was heard after these, as far as they are `sure` and not its last.
 
-        The same where it is short, or its words have no times.
+        The same where it is short, or its words have no times; where it is long, with words that are not sure too.
         """
-        words, known = rest.words, len(sure.split()) - len(self.text.split())
+        words = rest.words
+        known = len(words) if rest.end >= UNSURE_SECONDS else len(sure.split()) - len(self.text.split())
         if rest.end < SETTLED_SECONDS or [word.text for word in words] != rest.text.split():
             return self
         old = [n for n in range(1, min(known + 1, len(words))) if words[n - 1].end <= rest.end - AGAIN_SECONDS]
