@@ -66,6 +66,15 @@ def test_stretches_of_a_recording_by_anybodys_names(folder: Path, fields: dict):
         ({"seg_start_ms": 2000}, "field `seg_start_ms` looks like a time"),
         ({"from": "00:01:02.5"}, "field `from` looks like a time"),
         ({"num_frames": 100}, "field `num_frames` looks like a time"),
+        ({"begin": "0.5 s"}, "field `begin` looks like a time"),
+        ({"beg": 1}, "field `beg` looks like a time"),
+        ({"segment": [1, 2.5]}, "field `segment` looks like a time"),
+        ({"clip": "1.0-2.5"}, "field `clip` looks like a time"),
+        ({"vad": [[0.1, 0.2], [1, 2]]}, "field `vad` looks like a time"),
+        ({"timestamps": {"start": 1, "end": 2}}, "field `timestamps.start` looks like a time"),
+        ({"channel": [0, 1]}, "`channel` must be mix, left, right or a number from 0, not .0, 1."),
+        ({"channel": -1}, "`channel` must be mix, left, right or a number from 0, not -1"),
+        ({"channel_selector": "average"}, "`channel_selector` must be mix, left, right or a number from 0"),
         ({"start": 1, "offset": 2}, "start and offset do not agree"),
         ({"start": 2, "end": 3, "duration": 5}, "duration 5.0 and end - start, 1.000, do not agree"),
         ({"start": 2, "end": 2}, "ends at second 2.0, which is not after its start 2.0"),
@@ -79,8 +88,15 @@ def test_a_time_that_is_not_understood_is_refused_by_name(folder: Path, fields: 
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("field", ["text", "speaker", "place"])
+def test_half_of_a_character_is_refused_wherever_it_stands(folder: Path, field: str):
+    with pytest.raises(UserError, match=r"m.jsonl:1: '\\ud800' is half of a character; write the text again"):
+        heard(write(folder, [{"audio": "long.wav", "text": "a", field: "\ud800 b"}]))
+
+
 def test_other_fields_stay_groups_and_what_only_looks_like_a_time_can_be_ignored(folder: Path):
     others = {"recorded_time": 1700000000, "end_reason": "hung up", "channel": "telephone", "sender": 5, "ok": True}
+    others |= {"segment": 7, "words": [{"word": "a", "start": 0.1}], "date": {"year": 2026}, "turn": "b"}
     source = write(folder, [{"audio": "long.wav", "text": "a", "length": 3, **others}])
     (cut,) = load_cuts(source, DataConfig(ignore_fields=["length"]))
     assert cut.supervisions[0].custom == others and cut.duration == 6
@@ -89,9 +105,10 @@ def test_other_fields_stay_groups_and_what_only_looks_like_a_time_can_be_ignored
 
 
 def test_a_row_or_a_recipe_may_name_the_channel(folder: Path):
-    rows = [{"audio": "two.wav", "text": "a", **fields} for fields in ({}, {"channel": 1}, {"channel": "left"})]
+    rows = [{"audio": "two.wav", "text": "a", **fields} for fields in ({}, {"channel": 1.0}, {"channel": "left"})]
     assert [mean for *_, mean in heard(write(folder, rows))] == [0.5, 0.75, 0.25]
     assert [mean for *_, mean in heard(write(folder, rows), channel="right")] == [0.75, 0.75, 0.25]
+    assert [mean for *_, mean in heard(write(folder, [{**rows[0], "channel_selector": 1}]))] == [0.75]
     table = write(folder, "audio,text,channel\ntwo.wav,a,1\ntwo.wav,a,\n", "m.csv")
     assert [mean for *_, mean in heard(table)] == [0.75, 0.5]
 

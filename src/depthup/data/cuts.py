@@ -312,6 +312,7 @@ def _cut_from_fields(
     texts: Texts,
 ) -> Cut:
     """A cut of the fields of a row; `total` is the length of the recording where the row does not state the clip's."""
+    _check_characters(fields, where)
     text = fields.pop(config.text_field, None)
     if texts != "unchecked":
         check_text(text, where, config.text_field, texts == "any")
@@ -329,12 +330,21 @@ def _word(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
+def _check_characters(told: Any, where: str) -> None:
+    """Raises UserError for half of a character, which no tokenizer takes and no file can hold."""
+    try:
+        json.dumps(told, ensure_ascii=False, default=str).encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{where}: {error.object[error.start]!r} is half of a character; write the text again") from None
+
+
 def check_text(text: Any, where: str, field: str = "text", may_be_empty: bool = False) -> None:
     """Raises UserError unless `text` is a transcript."""
     if text is None:
         raise UserError(f"{where}: no field `{field}`; add the transcript, or name its field with data.text_field")
     if not isinstance(text, str) or not (text.strip() or may_be_empty):
         raise UserError(f"{where}: `{field}` must be a transcript that is not empty, not {text!r}; remove the clip")
+    _check_characters(text, where)
 
 
 def _lhotse_cut(fields: dict[str, Any], where: str) -> Cut:

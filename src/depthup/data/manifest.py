@@ -20,14 +20,23 @@ SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".csv", ".tsv")
 NEMO_AUDIO = "audio_filepath"
 STARTS, ENDS, DURATIONS = ("start", "start_time", "offset"), ("end", "end_time"), ("duration",)
 """Names of the fields with times in seconds: ours, Kaldi's and NeMo's."""
+CHANNEL_FIELDS = ("channel", "channel_selector")
+"""Ours, which may also be a word that says where it was recorded, and NeMo's."""
 CHANNELS = {"mix": -1, "left": 0, "right": 1}
 TIME_WORDS = {
     *("start", "begin", "beginning", "onset", "offset", "end", "ending", "stop", "finish", "duration", "dur", "length"),
     *("len", "from", "to", "since", "until", "time", "times", "timestamp", "timestamps", "ts", "tstart", "tend", "t0"),
     *("t1", "xmin", "xmax", "sec", "secs", "seconds", "ms", "msec", "millis", "milliseconds", "seek", "position"),
-    *("frames", "samples"),
+    *("frames", "samples", "beg", "till"),
 }
 """A field whose name has one of these and whose value is a number, or several, says where in the file the clip is."""
+STRETCH_WORDS = {
+    *("segment", "segments", "seg", "interval", "intervals", "span", "range", "bounds", "boundary", "boundaries"),
+    *("region", "clip", "cut", "turn", "window", "extent", "vad"),
+}
+"""So does one whose name has one of these and whose value is a pair of numbers, or pairs."""
+TIME = r"\d+(\.\d+)?|\d+:\d\d(:\d\d)?([.,]\d+)?"
+UNIT = r"\s*(ms|msec|msecs|milliseconds?|s|secs?|seconds?|samples?|frames?)?"
 EPOCH = 1e8
 """A number from here on is a date in seconds, not a place in a recording."""
 MOST_APART = 0.1
@@ -81,12 +90,11 @@ def take_stretch(fields: dict[str, Any], config: DataConfig, where: str) -> Stre
     duration = _take_seconds(fields, DURATIONS, where)
     for name in config.ignore_fields:
         fields.pop(name, None)
-    for name, value in fields.items():
-        if _looks_like_time(name, value):
-            raise UserError(
-                f"{where}: field `{name}` looks like a time of the clip and is not one of {', '.join(STARTS)}, "
-                f"{', '.join(ENDS)}, duration; rename it (in seconds), or list it in data.ignore_fields"
-            )
+    for name in (found for name, value in fields.items() if (found := _time_in(name, value))):
+        raise UserError(
+            f"{where}: field `{name}` looks like a time of the clip and is not one of {', '.join(STARTS)}, "
+            f"{', '.join(ENDS)}, duration; rename it (in seconds), or list it in data.ignore_fields"
+        )
     if end is not None:
         if end <= (start or 0.0):
             raise UserError(f"{where}: the clip ends at second {end}, which is not after its start {start or 0.0}")
@@ -94,17 +102,22 @@ def take_stretch(fields: dict[str, Any], config: DataConfig, where: str) -> Stre
         if duration is not None and abs(length - duration) > MOST_APART:
             raise UserError(f"{where}: duration {duration} and end - start, {length:.3f}, do not agree; keep one")
         duration = length if duration is None else duration
-    return Stretch(start or 0.0, duration, _take_channel(fields, config))
+    return Stretch(start or 0.0, duration, _take_channel(fields, config, where))
 
 
-def _take_channel(fields: dict[str, Any], config: DataConfig) -> int:
-    value = fields.get("channel")
-    if isinstance(value, str) and value.isdigit():
-        value = int(value)
-    if isinstance(value, bool) or not (isinstance(value, int) and value >= 0 or value in CHANNELS):
-        return CHANNELS[config.channel]  # of something else, such as telephone or microphone: a group
-    del fields["channel"]
-    return CHANNELS[value] if isinstance(value, str) else value
+def _take_channel(fields: dict[str, Any], config: DataConfig, where: str) -> int:
+    channel = CHANNELS[config.channel]
+    for name in CHANNEL_FIELDS:
+        value = fields.pop(name, None)
+        if isinstance(value, str) and value in CHANNELS:
+            channel = CHANNELS[value]
+        elif name == "channel" and isinstance(value, str) and not _is_number(value):
+            fields[name] = value  # such as telephone or microphone: a group
+        elif value is not None:
+            if isinstance(value, bool) or not _is_number(value) or not (float(value) >= 0 and float(value) % 1 == 0):
+                raise UserError(f"{where}: `{name}` must be mix, left, right or a number from 0, not {value!r}")
+            channel = int(float(value))
+    return channel
 
 
 def _take_seconds(fields: dict[str, Any], names: tuple[str, ...], where: str) -> float | None:
@@ -124,25 +137,37 @@ def _take_seconds(fields: dict[str, Any], names: tuple[str, ...], where: str) ->
     return next(iter(found.values()), None)
 
 
-def _looks_like_time(name: str, value: Any) -> bool:
-    words = re.split(r"[\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower())
-    if not TIME_WORDS.intersection(words):
-        return False
+def _time_in(name: str, value: Any) -> str | None:
+    """The name of what looks like a time of the clip: the field, or one in the object that it holds."""
+    if isinstance(value, dict):
+        return next((f"{name}.{found}" for key, one in value.items() if (found := _time_in(str(key), one))), None)
+    words = set(re.split(r"[\W_]+", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()))
     values = value if isinstance(value, list) else [value]
-    return bool(values) and all(_is_place(one) for one in values)
+    looks = bool(values) and (
+        (words & TIME_WORDS and all(_is_place(one) for one in values))
+        or (words & STRETCH_WORDS and (_is_stretch(value) or all(_is_stretch(one) for one in values)))
+    )
+    return name if looks else None
+
+
+def _is_stretch(value: Any) -> bool:
+    if isinstance(value, str):
+        return bool(re.fullmatch(rf"\s*({TIME}){UNIT}\s*(-|–|,|;|\.\.|to)\s*({TIME}){UNIT}\s*", value))
+    return isinstance(value, list) and len(value) == 2 and all(_is_place(one) for one in value)
 
 
 def _is_place(value: Any) -> bool:
-    if isinstance(value, str):
-        value = value.strip()
-        if re.fullmatch(r"\d+:\d\d(:\d\d)?([.,]\d+)?", value):
-            return True
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, str) and re.fullmatch(rf"\s*({TIME}){UNIT}\s*", value):
+        return not _is_number(value) or float(value) < EPOCH
+    return not isinstance(value, bool) and _is_number(value) and 0 <= float(value) < EPOCH
+
+
+def _is_number(value: Any) -> bool:
     try:
-        return 0 <= float(value) < EPOCH
-    except (TypeError, ValueError):
+        float(value)
+    except (TypeError, ValueError, OverflowError):
         return False
+    return True
 
 
 def _json_rows(lines: Iterable[str], path: Path) -> Iterator[tuple[str, dict[str, Any]]]:

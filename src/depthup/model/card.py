@@ -50,6 +50,7 @@ def kept_current(model: Carded, directory: Path) -> Iterator[None]:
 def card(model: Carded, about: Path) -> str:
     """The text of the card, which begins with what the hub reads: licence, base, and the `model-index` of scores."""
     config, scores = model.config, _told(about / SCORES)
+    heard = {test: told for test, told in scores.get("asr", {}).items() if told["wer"] is not None}  # words were said
     base, encoder = config.base, (config.encoder or {}).get("name", "")
     licences = config.licences or licences_of(config)
     licence = licences["base"]
@@ -60,14 +61,14 @@ def card(model: Carded, about: Path) -> str:
         license=licence,
         base_model=hub_name(base),
         model_name=f"{Path(hub_name(base) or base).name}-speech",
-        eval_results=_results(scores.get("asr", {})) or None,
+        eval_results=_results(heard) or None,
     )
     parts = [
         f"---\n{hub_data.to_yaml()}\n---\n",
         f"# A speech LLM from {hub_name(base) or Path(base).name}",
         _made_of(model),
         *_data(config.trained_on or trained_on(about)),
-        *_wer(scores.get("asr", {})),
+        *_wer(heard),
         *_text(model, scores),
         _licences(licence, encoder, licences["encoder"]),
         _usage(config.standalone),

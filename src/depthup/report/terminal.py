@@ -121,4 +121,6 @@ def _percent(fraction: float) -> str:
 
 
 def _range(interval: list[float]) -> str:
+    if any(map(math.isnan, interval)):
+        return "not defined"
     return f"{100 * interval[0]:.1f} to {100 * interval[1]:.1f} %"
