@@ -196,6 +196,24 @@ def test_stereo_lhotse_cut_takes_its_own_channel_or_the_mean(tmp_path):
     assert np.allclose(read_audio(both.to_mono()[1], 8000), right, atol=1e-6)
 
 
+def test_lhotse_itself_reads_and_writes_cuts_made_here(tmp_path):
+    left, right = sine(1, 8000, 300), sine(1, 8000, 700)
+    soundfile.write(tmp_path / "two.wav", np.stack([left, right], axis=1), 8000, subtype="FLOAT")
+    rows = [{}, {"start": 0.25, "duration": 0.5}, {"channel": "right"}]
+    manifest = write_manifest(tmp_path / "m.jsonl", [{"audio": "two.wav", "text": "a", **row} for row in rows])
+    cuts = load_cuts(manifest, DataConfig())
+    expected = [read_audio(cut, 16000) for cut in cuts]
+    (tmp_path / "shar").mkdir()
+    cuts.to_shar(tmp_path / "shar", fields={"recording": "wav"})
+    cuts.to_file(tmp_path / "cuts.jsonl")
+    for found in (cuts, CutSet.from_shar(in_dir=str(tmp_path / "shar"))):
+        for cut, samples in zip(found, expected, strict=True):
+            assert np.abs(cut.load_audio()[0] - samples).max() < 1e-3
+    for written in ("shar", "cuts.jsonl"):
+        for cut, samples in zip(load_cuts(str(tmp_path / written), DataConfig()), expected, strict=True):
+            assert np.abs(read_audio(cut, 16000) - samples).max() < 1e-3
+
+
 def test_hugging_face_directories(tmp_path, digits, monkeypatch):
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")

@@ -28,6 +28,19 @@ LINES = 10_000
 """Lines about clips that a process remembers, so as not to say the same in every epoch."""
 
 
+class AnyAudio(AudioSource):
+    """A file or bytes whose rate and channels are seen when it is read, by our reader.
+
+    So cuts made here work in Lhotse too (`cut.load_audio()`, `cuts.to_shar(...)`), at `NOMINAL_RATE`.
+    """
+
+    def load_audio(self, offset: float = 0.0, duration: float | None = None, **_: Any) -> np.ndarray:
+        """float32 [channels, samples], `MIX` being the mean of all. Raises BadAudio."""
+        source: Source = self.source  # type: ignore[assignment]
+        chosen: list[Channel] = ["mix" if channel == MIX else channel for channel in self.channels]
+        return np.stack([read(source, NOMINAL_RATE, offset, duration, channel)[0] for channel in chosen])
+
+
 def make_cut(
     cut_id: str,
     audio: Union[Path, bytes],
@@ -42,13 +55,13 @@ def make_cut(
 ) -> MonoCut:
     """A cut of `duration` seconds from second `start` of a file or of encoded bytes, without reading the audio.
 
-    Its recording lists no channels, by which `read_audio` knows that rate and channels come from the file, and no
-    samples where the cut is the `whole` file and `duration` the file's own word.
+    Its recording lists no samples where the cut is the `whole` file and `duration` the file's own word.
     """
+    channels = [MIX] if channel == MIX else list(range(channel + 1))
     kind, content = ("memory", audio) if isinstance(audio, bytes) else ("file", str(audio))
     recording = Recording(
         id=cut_id,
-        sources=[AudioSource(type=kind, channels=[], source=content)],
+        sources=[AnyAudio(type=kind, channels=channels, source=content)],
         sampling_rate=NOMINAL_RATE,
         num_samples=0 if whole else round((start + duration) * NOMINAL_RATE),
         duration=start + duration,
@@ -138,7 +151,11 @@ def _readable(cut: DataCut) -> Source | None:
 
 
 def _channel(cut: Cut) -> Channel:
-    return cut.channel if isinstance(cut, MonoCut) and cut.channel != MIX else "mix"
+    if not isinstance(cut, MonoCut) or cut.channel == MIX:
+        return "mix"
+    source = _first_source(cut)
+    held = source.channels if source else []  # a file of Lhotse's Shar may hold the second channel alone
+    return held.index(cut.channel) if cut.channel in held else cut.channel
 
 
 def _read_with_lhotse(cut: Cut, name: str, sampling_rate: int) -> np.ndarray:

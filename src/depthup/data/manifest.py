@@ -23,6 +23,7 @@ STARTS, ENDS, DURATIONS = ("start", "start_time", "offset"), ("end", "end_time")
 CHANNEL_FIELDS = ("channel", "channel_selector")
 """Ours, which may also be a word that says where it was recorded, and NeMo's."""
 CHANNELS = {"mix": -1, "left": 0, "right": 1}
+MOST_CHANNELS = 256
 TIME_WORDS = {
     *("start", "begin", "beginning", "onset", "offset", "end", "ending", "stop", "finish", "duration", "dur", "length"),
     *("len", "from", "to", "since", "until", "time", "times", "timestamp", "timestamps", "ts", "tstart", "tend", "t0"),
@@ -114,7 +115,7 @@ def _take_channel(fields: dict[str, Any], config: DataConfig, where: str) -> int
         elif name == "channel" and isinstance(value, str) and not _is_number(value):
             fields[name] = value  # such as telephone or microphone: a group
         elif value is not None:
-            if isinstance(value, bool) or not _is_number(value) or not (float(value) >= 0 and float(value) % 1 == 0):
+            if isinstance(value, bool) or not _is_number(value) or float(value) not in range(MOST_CHANNELS):
                 raise UserError(f"{where}: `{name}` must be mix, left, right or a number from 0, not {value!r}")
             channel = int(float(value))
     return channel

@@ -18,7 +18,7 @@ from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter
 from lhotse.utils import fastcopy
 
 from depthup import files
-from depthup.data.audio import BadAudio, audio_file, read_audio
+from depthup.data.audio import AnyAudio, BadAudio, audio_file, read_audio
 from depthup.data.cuts import check_text
 from depthup.data.reader import describe
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
@@ -161,9 +161,9 @@ def _plain(custom: dict[str, Any]) -> dict[str, Any] | None:
 def _own_rate(cut: Cut) -> int:
     """Hz. Cuts that we made know it only from the file."""
     source = cut.recording.sources[0] if isinstance(cut, MonoCut) and cut.recording else None
-    if source is None or source.channels:
+    if not isinstance(source, AnyAudio):
         return cut.sampling_rate
     try:
-        return describe(source.source).rate
+        return describe(source.source).rate  # type: ignore[arg-type]
     except BadAudio:
         return cut.sampling_rate  # reading it will say what is wrong
