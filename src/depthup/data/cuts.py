@@ -335,7 +335,8 @@ def _check_characters(told: Any, where: str) -> None:
     try:
         json.dumps(told, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{where}: {error.object[error.start]!r} is half of a character; write the text again") from None
+        half = error.object[error.start]
+        raise UserError(f"{where}: {half!r} is half of a character; write the text again") from None
 
 
 def check_text(text: Any, where: str, field: str = "text", may_be_empty: bool = False) -> None:
