@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from rich.console import Console
+from safetensors.torch import save_file
 
 from depthup.errors import UserError
 from depthup.evaluate.paired import difference
@@ -228,8 +230,13 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path):
     (model / "config.json").write_text('{"model_type": "llama"}')
     broken = save(tmp_path / "broken")
     (broken / "training.json").write_text('{"plan": ')
+    damaged = save(tmp_path / "damaged")
+    save_file({"a": torch.zeros(8)}, damaged / "model.safetensors")
+    content = (damaged / "model.safetensors").read_bytes()
+    compare([damaged])
+    (damaged / "model.safetensors").write_bytes(content[:-4])
     run = save(tmp_path / "run")
-    for paths in ([tmp_path / "nowhere"], [empty], [model], [broken], [run, tmp_path / "." / "run"], []):
+    for paths in ([tmp_path / "nowhere"], [empty], [model], [broken], [damaged], [run, tmp_path / "." / "run"], []):
         with pytest.raises(UserError) as raised:
             compare(paths)
         assert "\n" not in str(raised.value) and all(str(path.name) in str(raised.value) for path in paths[-1:])

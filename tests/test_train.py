@@ -176,7 +176,7 @@ def test_the_front_end_of_a_run_starts_another_with_other_layers_and_data(tmp_pa
         for key, tensor in weights(first).items():
             if not key.startswith("llm."):
                 assert torch.equal(second[key], tensor), key
-    with pytest.raises(depthup.UserError, match="another shape"):
+    with pytest.raises(depthup.UserError, match="connector.name frames, which is draft here; give the same"):
         train(recipe, *start, "--connector.name=draft", "--output_dir", str(tmp_path / "c"))
     with pytest.raises(depthup.UserError, match="init_part"):
         train(recipe, "--init_part=front_end", "--output_dir", str(tmp_path / "d"))
@@ -191,15 +191,15 @@ def test_training_starts_from_a_checkpoint_with_the_same_layers_only(tmp_path):
     )
     for name, tensor in weights(first).items():
         assert torch.equal(weights(second)[name], tensor)
-    with pytest.raises(depthup.UserError, match="too many or missing"):
-        train(recipe, f"--init_from={first}", "--upscale.num_layers=2", "--output_dir", str(tmp_path / "c"))
-    with pytest.raises(depthup.UserError, match="another shape"):
-        train(
-            recipe,
-            f"--init_from={first}",
-            "--upscale.e_branchformer.kernel_size=5",
-            "--output_dir",
-            str(tmp_path / "d"),
-        )
+    others = {
+        "--upscale.num_layers=2": r"upscale.num_layers 1, which is 2 here; give the same",
+        "--upscale.e_branchformer.kernel_size=5": r"upscale.kernel_size 3, which is 5 here",
+        "--upscale.scope=all": r"upscale.scope speech, which is all here",
+        "--encoder.width=8": r"encoder.width 16, which is 8 here",
+        "--upscale.placement=[1]": "too many or missing",
+    }
+    for number, (change, says) in enumerate(others.items()):
+        with pytest.raises(depthup.UserError, match=says):
+            train(recipe, f"--init_from={first}", change, "--output_dir", str(tmp_path / f"d{number}"))
     with pytest.raises(depthup.UserError, match="not a base"):
         train(recipe, f"--base={first}", "--output_dir", str(tmp_path / "e"))

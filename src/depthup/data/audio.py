@@ -34,7 +34,9 @@ class AnyAudio(AudioSource):
     So cuts made here work in Lhotse too (`cut.load_audio()`, `cuts.to_shar(...)`), at `NOMINAL_RATE`.
     """
 
-    def load_audio(self, offset: float = 0.0, duration: float | None = None, **_: Any) -> np.ndarray:
+    def load_audio(
+        self, offset: float = 0.0, duration: float | None = None, force_opus_sampling_rate: int | None = None
+    ) -> np.ndarray:
         """float32 [channels, samples], `MIX` being the mean of all. Raises BadAudio."""
         source: Source = self.source  # type: ignore[assignment]
         chosen: list[Channel] = ["mix" if channel == MIX else channel for channel in self.channels]

@@ -26,6 +26,13 @@ from depthup.registration import MODEL_TYPE
 
 FRONT_END = ("encoder.", "connector.")
 """How the names of its tensors begin."""
+MEANING = {
+    "encoder": ("frame_rate", "decoder", "num_mel_bins", "width", "num_layers"),
+    "connector": ("name", "slices"),
+    "upscale": ("layer", "num_layers", "scope", "width", "feed_forward_width", "cgmlp_width", "kernel_size"),
+    "lora": ("rank", "alpha"),
+}
+"""Settings of each section by which trained weights mean something else, or are others."""
 
 
 class Trained(Protocol):
@@ -125,7 +132,7 @@ def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tupl
     may lack tensors named `may_lack`...
     """
     wanted = {name: tensor for name, tensor in trained_tensors(model).items() if name.startswith(part)}
-    _check_frozen(model, directory, part == FRONT_END)
+    _check_kept(model, directory, part == FRONT_END)
     there = {name: shape for name, shape in shapes(directory).items() if name.startswith(part)}
     there = {name: shape for name, shape in there.items() if name in wanted or not is_inside(name)}
     allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
@@ -138,9 +145,20 @@ def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tupl
         wanted[name].copy_(tensor)
 
 
-def _check_frozen(model: Trained, directory: Path, front_end: bool) -> None:
+def _check_kept(model: Trained, directory: Path, front_end: bool) -> None:
     kept = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     for key, what in {"encoder_hash": "speech encoder", **({} if front_end else {"base_hash": "base"})}.items():
         before, now = kept.get(key), getattr(model.config, key)
         if before and now and before != now:
             raise UserError(f"{directory}: was trained with another {what}; give the same one, or begin another run")
+    sections = list(MEANING)[:2] if front_end else list(MEANING)
+    for section in sections:
+        before, now = kept.get(section) or {}, getattr(model.config, section) or {}
+        if "layer" in before and before["layer"] == now.get("layer"):  # its kind's own settings
+            before, now = ({**told, **told[told["layer"]]} for told in (before, now))
+        for key in MEANING[section]:
+            if key in before and key in now and before[key] != now[key]:
+                raise UserError(
+                    f"{directory}: was trained with {section}.{key} {before[key]}, which is {now[key]} here; "
+                    "give the same, or begin another run"
+                )

@@ -9,7 +9,7 @@ from typing import Any, Optional
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from depthup.config import ConnectorConfig, EncoderConfig, Quantization, Recipe, UpscaleConfig
+from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Quantization, Recipe, UpscaleConfig
 from depthup.errors import UserError
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
 from depthup.model.upscale import matched_rank, placement_indices
@@ -96,7 +96,12 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
         try:
             config = cls.from_pretrained(directory)
             config.make_base_config()
-            for section, fields in (EncoderConfig, config.encoder), (ConnectorConfig, config.connector):
+            for section, fields in (
+                (EncoderConfig, config.encoder),
+                (ConnectorConfig, config.connector),
+                (UpscaleConfig, config.upscale),
+                (LoraConfig, config.lora),
+            ):
                 section(**(fields or {}))
         except (OSError, KeyError, TypeError, ValueError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]

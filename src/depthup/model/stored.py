@@ -22,8 +22,11 @@ def stored(directory: Path) -> dict[str, Path]:
     """The file of each tensor, by its name. Raises UserError where it cannot be read."""
     index = directory / INDEX
     if index.is_file():
-        names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        return {name: directory / file for name, file in names.items()}
+        try:
+            names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+            return {name: directory / file for name, file in names.items()}
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise UserError(f"{index}: cannot be read, it may be truncated ({error!r})") from error
     with _opened(directory / WEIGHTS) as file:
         return dict.fromkeys(file.keys(), directory / WEIGHTS)
 

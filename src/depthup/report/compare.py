@@ -10,6 +10,7 @@ from typing import Any, Union
 
 from depthup.errors import UserError
 from depthup.evaluate.paired import EACH, difference
+from depthup.model.stored import INDEX, WEIGHTS, shapes
 from depthup.recipe import RECIPE, load_recipe
 from depthup.report.degradation import degradation
 
@@ -85,7 +86,7 @@ class Comparison:
 def compare(runs: Sequence[Union[str, Path]]) -> Comparison:
     """Gather what is known of each run directory.
 
-    Raises UserError where there is no run, a directory is given twice, holds no run or an unreadable file.
+    Raises UserError where there is no run, a directory is given twice, holds no run or a file that is damaged.
     """
     paths = [Path(run).expanduser().resolve() for run in runs]
     if not paths:
@@ -121,6 +122,8 @@ def _read_run(directory: Path, label: str) -> Run:
         settings |= config
     if not (training or evaluation or settings):
         raise UserError(f"{directory}: holds no run of depthup; give the output directory of a training")
+    if (directory / WEIGHTS).is_file() or (directory / INDEX).is_file():  # a training that goes on has none yet
+        shapes(directory)
     rates = settings.get("train") or {}
     plan = training.get("plan") or _planned(settings)
     tasks = evaluation.get("tasks") or {}
