@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from depthup.errors import UserError
 from depthup.transcribe.joining import join
@@ -137,7 +138,7 @@ def test_silero_finds_all_that_people_say_and_no_noise():
 
 @needs_silero
 @pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="threads are counted as Linux counts them")
-def test_silero_keeps_to_the_thread_that_asks_it_and_others_to_what_they_were_told():
+def test_silero_keeps_to_the_thread_that_asks_it_and_pytorch_to_its_own_number():
     def asked() -> int:
         """Threads that it takes."""
         before = len(os.listdir("/proc/self/task"))
@@ -145,11 +146,11 @@ def test_silero_keeps_to_the_thread_that_asks_it_and_others_to_what_they_were_to
         detect(noise(1.0)[:FRAME])
         return len(os.listdir("/proc/self/task")) - before
 
-    limit = os.environ.get("OMP_THREAD_LIMIT")
+    limit, threads = os.environ.get("OMP_THREAD_LIMIT"), torch.get_num_threads()
     with ThreadPoolExecutor(1) as thread:  # an OpenMP library begins anew in each thread
         thread.submit(int).result()
         assert thread.submit(asked).result() <= 0  # of other tests may end meanwhile
-    assert os.environ.get("OMP_THREAD_LIMIT") == limit
+    assert os.environ.get("OMP_THREAD_LIMIT") == limit and torch.get_num_threads() == threads
 
 
 SECONDS = np.arange(6 * RATE) / RATE

