@@ -18,7 +18,7 @@ from depthup.errors import UserError
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
 from depthup.model.encoders import encoder_kind
-from depthup.model.encoders.writer import AS_TRAINED, Writer, Written, _choose
+from depthup.model.encoders.writer import AS_TRAINED, Writer, Written, _choose, frame_mask
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "commonvoice-en" / "test.jsonl"
@@ -141,7 +141,7 @@ def test_an_english_model_takes_no_language_and_a_multilingual_one_only_those_it
     assert writer.language("en") == AS_TRAINED
     with pytest.raises(UserError, match="writes English alone"):
         writer.language("de")
-    several = Writer(EncoderConfig(name="w", language="fr"), WhisperConfig())
+    several = Writer(EncoderConfig(name="w", language="fr"), WhisperConfig(), frame_mask)
     several.tokenizer = SimpleNamespace(get_vocab=lambda: tokens)
     assert several.beginning(None, frames[:1], real).tolist() == [[0, 2, 3, 4]]
     assert [several.token_of(several.language(name)) for name in ("en", "EN-gb", "French")] == [1, 1, 2]

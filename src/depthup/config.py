@@ -52,8 +52,9 @@ class EncoderConfig:
     """Whisper: keep its decoder too, which writes the draft that `connector.name: draft` reads to the LLM."""
     language: Optional[str] = None
     """Language that a multilingual decoder writes, by its code; without it each clip's likeliest."""
-    pad_to_30s: bool = False
-    """Pad every clip to 30 s as Whisper was trained; false is many times faster on short clips."""
+    pad_to_30s: Optional[bool] = None
+    """Whisper was trained with silence behind every clip, up to 30 s: true pads so, at the cost of 30 s for each; false
+    takes clips as they are; without it few frames stand for the silence, which hears as well and costs little."""
     num_mel_bins: int = 80
     """Mel bins of `fbank`."""
     width: int = 256

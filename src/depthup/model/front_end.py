@@ -96,7 +96,7 @@ class FrontEnd(nn.Module):
                 temperature = self.connector.config.temperature if self.training else 0.0
                 pace = self.config.written_per_second
                 written = self.encoder.write(frames, lengths, pace, temperature, languages, guess)
-            speech = self.connector(frames, lengths, self.get_input_embeddings(), with_ctc, written)
+            speech = self.connector(_own(frames, lengths), lengths, self.get_input_embeddings(), with_ctc, written)
         return dataclasses.replace(speech, embeddings=speech.embeddings.to(self.llm.dtype))
 
     def front_end_loss(
@@ -110,7 +110,7 @@ class FrontEnd(nn.Module):
         writer = self.encoder.kind.writer
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
-            spelled = self.connector.spelling_loss(frames, lengths, labels, label_lengths)
+            spelled = self.connector.spelling_loss(_own(frames, lengths), lengths, labels, label_lengths)
             if writer is None:
                 return spelled
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
@@ -220,3 +220,8 @@ class FrontEnd(nn.Module):
         pieces = torch.arange(1, len(speech.lengths) + 1, device=input_ids.device)
         speech_ids = torch.zeros_like(input_ids).masked_scatter(is_speech, pieces.repeat_interleave(speech.lengths))
         return Heard(input_ids, embeds, speech_ids, attention_mask, labels, speech)
+
+
+def _own(frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Frames [N, T, width] without the silence behind all clips."""
+    return frames[:, : int(lengths.max())]

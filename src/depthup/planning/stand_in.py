@@ -104,11 +104,11 @@ class SilentWriter(Writer):
     """A decoder that learns transcripts of so many tokens. It writes nothing: what drafts cost is not counted."""
 
     def __init__(self, writer: Writer, answer: int) -> None:
-        super().__init__(writer.config, writer.hf_config)
+        super().__init__(writer.config, writer.hf_config, writer.counts)
         self.answer = answer
 
-    def beginning(self, model: Any, frames: torch.Tensor, real: torch.Tensor, *_: Any) -> torch.Tensor:
-        return torch.zeros(len(real), 4 if self.config.language else 2, dtype=torch.long)
+    def beginning(self, model: Any, frames: torch.Tensor, *_: Any) -> torch.Tensor:
+        return torch.zeros(len(frames), 4 if self.config.language else 2, dtype=torch.long)
 
     def tokens(self, text: str) -> list[int]:
         return [0] * self.answer

@@ -21,6 +21,7 @@ class AudioLLM(Whisper):
         *("qwen2_audio", "qwen2_audio_encoder", "audioflamingo3", "audioflamingo3_encoder"),
         *("voxtral", "voxtral_encoder"),
     )
+    heard_silence = False
     within = r"^(model\.)?audio_tower\."
 
     def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:

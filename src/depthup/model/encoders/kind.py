@@ -115,6 +115,7 @@ class EncoderKind:
     def encode(self, model: nn.Module, features: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
         """features [N, L, F], lengths [N] -> frames [N, T, output size], of which `output_lengths` are real.
 
+        Behind those of the longest clip may come silence, which is for the writer alone.
         A kind that `leaks` gets one clip without padding.
         """
         raise NotImplementedError

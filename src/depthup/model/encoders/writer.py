@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,11 +13,12 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.masking_utils import create_causal_mask
 from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGUAGE_CODE
 
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
+from depthup.model.encoders.silence import attention_bias
 
 TOKENS_AT_LEAST = 8
 """What may be written of the shortest recording; an endless loop ends at so many, and what a second of it may hold."""
@@ -52,10 +53,15 @@ class Written:
 
 
 class Writer:
-    """Runs the decoder of a Hugging Face Whisper model on encoder frames; holds no weights."""
+    """Runs the decoder of a Hugging Face Whisper model on encoder frames; holds no weights.
 
-    def __init__(self, config: EncoderConfig, hf_config: PreTrainedConfig) -> None:
-        self.config, self.hf_config = config, hf_config
+    `counts(lengths, size)` tells how many frames each of `size` frames stands for, [N, size], of clips of `lengths`.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, hf_config: PreTrainedConfig, counts: Callable[[torch.Tensor, int], torch.Tensor]
+    ) -> None:
+        self.config, self.hf_config, self.counts = config, hf_config, counts
         self.kept: Optional[Path] = None
         """Directory of a checkpoint that holds the tokenizer."""
 
@@ -102,7 +108,7 @@ class Writer:
         return token
 
     def beginning(
-        self, model: Any, frames: torch.Tensor, real: torch.Tensor, languages: Optional[torch.Tensor] = None
+        self, model: Any, frames: torch.Tensor, bias: torch.Tensor, languages: Optional[torch.Tensor] = None
     ) -> torch.Tensor:
         """What every transcript begins with, [N, tokens].
 
@@ -115,12 +121,12 @@ class Writer:
             named = [AS_TRAINED] * len(frames) if languages is None else languages.tolist()
             told = [AS_TRAINED if number < 0 else self.token_of(number) for number in named]
             given = torch.tensor(told, device=frames.device)[:, None]
-            usual = start if min(told) >= 0 else self._usual_languages(model, start, frames, real)
+            usual = start if min(told) >= 0 else self._usual_languages(model, start, frames, bias)
             ids += [torch.where(given >= 0, given, usual), torch.full_like(start, self.token("<|transcribe|>"))]
         return torch.cat([*ids, torch.full_like(start, self.token("<|notimestamps|>"))], 1)
 
     def _usual_languages(
-        self, model: Any, start: torch.Tensor, frames: torch.Tensor, real: torch.Tensor
+        self, model: Any, start: torch.Tensor, frames: torch.Tensor, bias: torch.Tensor
     ) -> torch.Tensor:
         if self.config.language:
             try:
@@ -128,33 +134,33 @@ class Writer:
             except UserError as error:
                 raise UserError(f"encoder.language {self.config.language}: {error}") from error
         with torch.no_grad():
-            logits = self.logits(model, self.states(model, start, frames, real)[:, -1])
+            logits = self.logits(model, self.states(model, start, frames, bias)[:, -1])
         return torch.tensor(self.languages, device=frames.device)[logits[:, self.languages].argmax(-1)][:, None]
 
     def states(
-        self, model: Any, ids: torch.Tensor, frames: torch.Tensor, real: torch.Tensor, cache: Optional[Cache] = None
+        self, model: Any, ids: torch.Tensor, frames: torch.Tensor, bias: torch.Tensor, cache: Optional[Cache] = None
     ) -> torch.Tensor:
         """The decoder's last states [N, T, width] for ids [N, T], after those in the cache.
 
-        Whisper's own forward pass does not hide padded frames, of which `real` [N, frames] are none.
+        Whisper's own forward pass neither hides frames nor lets them count for many, as `bias` [N, 1, 1, frames] does.
         """
         decoder = model.decoder
         past = cache.get_seq_length() if cache is not None else 0
         positions = torch.arange(past, past + ids.shape[1], device=ids.device)
         x = decoder.embed_tokens(ids) + decoder.embed_positions.weight[positions]
         causal = create_causal_mask(config=decoder.config, inputs_embeds=x, attention_mask=None, past_key_values=cache)
-        hidden = create_bidirectional_mask(
-            config=decoder.config, inputs_embeds=x, attention_mask=real.long(), encoder_hidden_states=frames
-        )
         for layer in decoder.layers:
             x = layer(
-                x, causal, frames, encoder_attention_mask=hidden, past_key_values=cache, use_cache=cache is not None
+                x, causal, frames, encoder_attention_mask=bias, past_key_values=cache, use_cache=cache is not None
             )
         return decoder.layer_norm(x)
 
     def logits(self, model: Any, states: torch.Tensor) -> torch.Tensor:
         """[..., width] -> [..., vocabulary], float32; Whisper's output layer is its table of embeddings."""
         return F.linear(states, model.decoder.embed_tokens.weight).float()
+
+    def _bias(self, frames: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        return attention_bias(self.counts(lengths, frames.shape[1])).to(frames)
 
     @torch.no_grad()
     def write(
@@ -167,13 +173,15 @@ class Writer:
         languages: Optional[torch.Tensor] = None,
         guess: str = "",
     ) -> list[Written]:
-        """What is said in frames [N, T, width], lengths [N], in at most `per_second` tokens and TOKENS_AT_LEAST.
+        """What is said in frames [N, T, width], of which lengths [N] are the clip's own.
+
+        In at most `per_second` tokens a second and TOKENS_AT_LEAST.
 
         Drawn at a temperature where it is not 0 and a token in doubt; `languages` as for `beginning`. A single
         recording's text may be guessed: what is right at the beginning of the guess then takes one pass.
         """
-        real = frame_mask(lengths, frames.shape[1])
-        begun = self.beginning(model, frames, real, languages)
+        bias = self._bias(frames, lengths)
+        begun = self.beginning(model, frames, bias, languages)
         end = self.tokenizer.eos_token_id
         seconds = (lengths / 50).tolist()
         limits = [TOKENS_AT_LEAST + math.ceil(per_second * s) for s in seconds]
@@ -184,7 +192,7 @@ class Writer:
         guessed = self.tokens(guess)[:-1][: limits[0] - 1] if guess and len(limits) == 1 and not temperature else []
         ids = torch.cat([begun, begun.new_tensor([guessed])], 1) if guessed else begun
         while going:
-            states = self.states(model, ids, frames, real, cache)[:, -1 - len(guessed) :]
+            states = self.states(model, ids, frames, bias, cache)[:, -1 - len(guessed) :]
             logits = self.logits(model, states)
             logits[..., end + 1 :] = -torch.inf  # languages, tasks, times
             if guessed:
@@ -245,12 +253,12 @@ class Writer:
         languages: Optional[torch.Tensor] = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """The decoder's states [N, T, width] before each token of N transcripts, and the tokens [N, T], or IGNORE."""
-        real = frame_mask(lengths, frames.shape[1])
-        begun = self.beginning(model, frames, real, languages)
+        bias = self._bias(frames, lengths)
+        begun = self.beginning(model, frames, bias, languages)
         rows = [torch.tensor(self.tokens(text)) for text in texts]
         labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE).to(frames.device)
         ids = torch.cat([begun, labels[:, :-1].clamp(min=0)], 1)
-        return self.states(model, ids, frames, real)[:, begun.shape[1] - 1 :], labels
+        return self.states(model, ids, frames, bias)[:, begun.shape[1] - 1 :], labels
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
