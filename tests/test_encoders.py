@@ -14,7 +14,7 @@ from transformers import WhisperModel
 
 import depthup
 from depthup.config import EncoderConfig
-from depthup.model.encoders import EncoderKind, SpeechEncoder, encoder_kind
+from depthup.model.encoders import EncoderKind, SpeechEncoder, encoder_kind, silence
 from depthup.recipe import load_recipe
 
 
@@ -42,13 +42,14 @@ class Ears:
 SLOW = {"SeamlessM4T": pytest.mark.slow}  # the whole model with its vocoder
 NAMES = [
     pytest.param(name, marks=SLOW.get(name, ()))
-    for name in ("fbank", "fbank, layers", "whisper, padded", "whisper, trained", *ENCODERS)
+    for name in ("fbank", "fbank, layers", "whisper, padded", "whisper, alone", "whisper, trained", *ENCODERS)
 ]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def ears(request, tmp_path_factory) -> Ears:
-    variants = {"fbank, layers": {"num_layers": 2}, "whisper, padded": {"pad_to_30s": True}}
+    variants: dict[str, Any] = {"fbank, layers": {"num_layers": 2}, "whisper, padded": {"pad_to_30s": True}}
+    variants["whisper, alone"] = {"pad_to_30s": False}
     variants["whisper, trained"] = {"train": True}  # by another attention kernel on CPUs
     changes = variants.get(request.param, {})
     name = request.param.split(",")[0] if changes else request.param
@@ -190,3 +191,31 @@ def test_a_frame_rate_that_stacking_cannot_give_is_refused(tmp_path):
     recipe = load_recipe(save_recipe(tmp_path, encoder={"frame_rate": 10}))
     with pytest.raises(depthup.UserError, match="encoder.frame_rate 10"):
         depthup.SpeechLM.from_recipe(recipe)
+
+
+def test_every_frame_of_30_s_is_counted_once():
+    lengths = torch.tensor([1, 37, 700, 1491, 1495, 1500])
+    positions, counts = silence.thinned(lengths, 1500)
+    assert counts.sum(1).tolist() == [1500] * 6
+    for n, places, times in zip(lengths.tolist(), positions, counts, strict=True):
+        kept = places[times > 0]
+        assert kept[:n].tolist() == list(range(n)) and bool((times[:n] == 1).all())
+        assert bool((kept.diff() > 0).all())
+    assert positions.shape[1] == 1508  # as the longest clip needs
+    assert silence.thinned(lengths[:3], 1500)[0].shape[1] < 750
+
+
+def test_silence_that_stands_for_itself_alone_is_all_of_30_s(tmp_path, monkeypatch):
+    directory = str(save_encoder(tmp_path / "encoder", "whisper"))
+    few = encoder_kind(EncoderConfig(name=directory)).build(load_weights=True)
+    all_of_it = encoder_kind(EncoderConfig(name=directory, pad_to_30s=True)).build(load_weights=True)
+    extractor = few.kind.feature_extractor()
+    features = [few.kind.features(extractor, clip, None, "cpu") for clip in clips(16000, 9000)]
+    lengths = torch.tensor([len(clip) for clip in features])
+    monkeypatch.setattr(silence, "STRIDE", 1)
+    with torch.no_grad():
+        ours, counted = few(few.kind.pad(features), lengths)
+        theirs, _ = all_of_it(all_of_it.kind.pad(features), lengths)
+    # The last of 1,500 frames alone sees where silence ends.
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=5e-3)
+    assert counted.tolist() == [50, 29]

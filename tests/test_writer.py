@@ -15,6 +15,7 @@ from depthup.data import read_audio
 from depthup.data.cuts import load_cuts
 from depthup.data.transcripts import spoken, transcript
 from depthup.errors import UserError
+from depthup.evaluate import score
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
 from depthup.model.encoders import encoder_kind
@@ -26,10 +27,10 @@ WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "co
 
 @pytest.fixture(scope="module")
 def heard():
-    """Whisper tiny.en with its decoder, and features and frames of four recordings."""
+    """Whisper tiny.en with its decoder, and features and frames of four recordings, without silence behind them."""
     if not (WHISPER.is_dir() and SPEECH.is_file()):
         pytest.skip(f"needs {WHISPER} and {SPEECH}")
-    kind = encoder_kind(EncoderConfig(name=str(WHISPER), decoder=True, train=True))
+    kind = encoder_kind(EncoderConfig(name=str(WHISPER), decoder=True, train=True, pad_to_30s=False))
     encoder = kind.build(load_weights=True).eval()
     extractor = kind.feature_extractor()
     cuts = list(load_cuts(str(SPEECH), DataConfig()))[:4]
@@ -77,6 +78,23 @@ def test_what_is_guessed_is_written_as_without_a_guess_in_fewer_passes(heard, mo
         (again,) = encoder.write(*alone, guess=guess)
         assert again.text == written.text and again.units == written.units and len(passes) <= most
         torch.testing.assert_close(again.states, written.states, rtol=1e-3, atol=1e-3)
+
+
+def test_few_frames_of_silence_are_heard_as_30_s_of_it(heard):
+    without, features, *_ = heard
+    kind = encoder_kind(EncoderConfig(name=str(WHISPER), decoder=True))
+    encoder, clips = kind.build(load_weights=True).eval(), [clip.numpy() for clip in features]
+    lengths = torch.tensor([len(clip) for clip in clips])
+    model = WhisperForConditionalGeneration.from_pretrained(WHISPER, dtype=torch.float32).eval()
+    with torch.no_grad():
+        frames, counted = encoder(kind.pad(clips), lengths)
+        few = [written.text for written in encoder.write(frames, counted, 6.0)]
+        silence = encoder_kind(EncoderConfig(name=str(WHISPER), pad_to_30s=True)).pad(clips).mT
+        theirs = model.generate(silence, decoder_input_ids=torch.tensor([[50257, 50362]] * 4), max_new_tokens=60)
+    assert frames.shape[1] < 500
+    whole = encoder.kind.writer.tokenizer.batch_decode(theirs, skip_special_tokens=True)
+    assert score(whole, few, language="en").wer < 0.05
+    assert score(whole, [written.text for written in without.write(*heard[2:], 6.0)], language="en").wer > 0.2
 
 
 def test_its_loss_is_that_of_transformers(heard):

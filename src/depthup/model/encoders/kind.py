@@ -135,6 +135,7 @@ class SpeechEncoder(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """features [N, L, F], lengths [N] -> frames [N, T, output size] in float32 (or ids), lengths [N].
 
+        Silence behind the clips is among the frames where there is a writer, which hears it too.
         Without gradients when it is frozen, or nothing in this pass is `taught` to it.
         """
         if not self.kind.trains:
@@ -145,7 +146,8 @@ class SpeechEncoder(nn.Module):
                 rows = zip(features.split(1), lengths.split(1), lengths.tolist(), strict=True)
                 clips = [self.frames(row[:, :n], length)[0] for row, length, n in rows]
                 return nn.utils.rnn.pad_sequence(clips, batch_first=True).float(), out_lengths
-            return self.frames(features, lengths).float(), out_lengths
+            frames = self.frames(features, lengths).float()
+            return frames if self.kind.writer else frames[:, : int(out_lengths.max())], out_lengths
 
     def fingerprint(self) -> Optional[str]:
         """A hash of frozen weights; None where they train."""
