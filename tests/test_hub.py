@@ -52,13 +52,14 @@ def run_of(directory: Path, **changes: object) -> tuple[depthup.SpeechLM, Path]:
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp_path):
+def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp_path, capsys):
     changes = dict(METHODS[kind])
     if "whisper" in kind:
         changes["encoder"] = {"name": str(save_encoder(tmp_path / "tiny-whisper", "whisper"))}
     model, run = run_of(tmp_path, **changes)
     out = tmp_path / "out"
     assert main(["export", str(run), str(out), "--max-shard-size", "40KB"]) == 0
+    assert ("--llm writes its text LLM alone" in capsys.readouterr().out) == (kind == "full")
     shards = list(out.glob("model-*.safetensors"))
     assert len(shards) > 1 and all(shard.stat().st_size < 120_000 for shard in shards)
     for file in out.iterdir():

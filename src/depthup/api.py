@@ -263,6 +263,8 @@ def evaluate(
     asr = name_given(asr) if is_given(asr) else asr
     sources: Any = [asr] if isinstance(asr, str) else asr
     _check_inputs(sources, text, tasks, text_data, data, by)
+    if instruction is not None:
+        instruction.written(processor.tokenizer, "")  # is there a place for the recording, and for its text?
     if output is not None:
         with files.made(Path(output)):
             pass

@@ -79,7 +79,7 @@ def export(words: list[str]) -> int:
         raise UserError("--push-to-hub: is for a whole checkpoint; upload a plain LLM with its own push_to_hub")
     quiet()
     from depthup.model import hub
-    from depthup.model.export import export_base, export_llm, export_standalone
+    from depthup.model.export import export_base, export_llm, export_standalone, is_plain
 
     moved = {"base": options.base, "encoder": options.encoder}
     if options.drop_layers:
@@ -90,6 +90,8 @@ def export(words: list[str]) -> int:
         export_standalone(options.checkpoint, options.output_dir, **moved, max_shard_size=options.max_shard_size)
     loads = "AutoModelForCausalLM.from_pretrained" if options.drop_layers or options.llm else "depthup.load"
     print(f"Exported to {options.output_dir}: {loads} loads it")
+    if not options.drop_layers and not options.llm and is_plain(options.output_dir):
+        print("--llm writes its text LLM alone, which AutoModelForCausalLM.from_pretrained loads without depthup")
     if options.push_to_hub:
         print(f"Uploaded: {hub.push(Path(options.output_dir), options.push_to_hub)}")
     return 0

@@ -126,6 +126,15 @@ def export_llm(run: Union[str, Path], directory: Union[str, Path], **kwargs: Any
     _write(llm, source, directory)
 
 
+def is_plain(directory: Union[str, Path]) -> bool:
+    """Whether the text LLM of a checkpoint is likely to be a plain one, by its configuration."""
+    try:
+        refuse_what_is_not_plain(SpeechLMConfig.kept_in(Path(directory)), Path(directory))
+    except UserError:
+        return False
+    return True
+
+
 def refuse_what_is_not_plain(config: SpeechLMConfig, source: Path) -> None:
     """Raise UserError for a model whose text LLM is more than layers of the base's own kind."""
     upscale, why = config.upscale_config, ""
