@@ -17,6 +17,7 @@ from depthup import UserError, api, evaluate, load, train
 from depthup.config import DataConfig
 from depthup.data import load_cuts, read_audio
 from depthup.data.given import is_given, name_given
+from depthup.data.waveform import waveform
 
 
 def rows_of(manifest: Path) -> list[dict]:
@@ -63,8 +64,31 @@ def test_what_is_no_recording_is_refused_in_one_line():
     for audio, line in ((np.zeros(8), "ndarray"), (None, "NoneType")):
         with pytest.raises(UserError, match=f"0: `audio` must be a path or a dict .*{line}"):
             list(load_cuts(name_given([{"audio": audio, "text": "x"}]), DataConfig()))
+    second, whole = np.zeros(8000, np.float32), 16000
+    odd = {
+        "an array of shape .2, 8000.": {"array": np.stack([second, second]), "sampling_rate": whole},
+        "an array of shape .0,.": {"array": [], "sampling_rate": whole},
+        "NaN or infinite": {"array": np.full(9, np.nan, np.float32), "sampling_rate": whole},
+        "sampling_rate must be a whole number of Hz, not '16k'": {"array": second, "sampling_rate": "16k"},
+        "sampling_rate must be a whole number of Hz, not 0": {"array": second, "sampling_rate": 0},
+    }
+    for says, audio in odd.items():
+        with pytest.raises(UserError, match=f":0: audio: .*{says}"):
+            list(load_cuts(name_given([{"audio": audio, "text": "x"}]), DataConfig()))
+    with pytest.raises(UserError, match="http://a b: cannot be fetched"):
+        waveform("http://a b", 16000)
     with pytest.raises(UserError, match="pass them again"):
         load_cuts("given:nobody", DataConfig())
+
+
+def test_whole_numbers_are_samples_of_their_own_scale():
+    loud = (np.sin(np.arange(8000)) * 20000).astype(np.int16)
+    rows = [{"audio": {"array": loud, "sampling_rate": 16000}, "text": "x"}]
+    (cut,) = load_cuts(name_given(rows), DataConfig())
+    assert np.array_equal(read_audio(cut, 16000), (loud / 32768).astype(np.float32))
+    rows[0]["audio"]["sampling_rate"] = 8000  # the same bytes are another recording
+    (other,) = load_cuts(name_given(rows), DataConfig())
+    assert other.duration == 2 * cut.duration
 
 
 def test_rooms_are_calls():

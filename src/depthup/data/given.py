@@ -11,6 +11,7 @@ from typing import Any, Union
 import numpy as np
 import soundfile
 
+from depthup.data.waveform import waveform
 from depthup.errors import UserError
 
 Given = Union[Sequence[Mapping[str, Any]], Any]
@@ -47,7 +48,9 @@ def _digest(rows: Sequence[Mapping[str, Any]]) -> str:
     for row in rows:
         for field, value in sorted(row.items()):
             array = value.get("array") if isinstance(value, Mapping) else None
-            content = np.asarray(array).tobytes() if array is not None else repr(value).encode()
+            content = repr(value).encode()
+            if array is not None:
+                content = np.asarray(array).tobytes() + repr(value.get("sampling_rate")).encode()
             digest.update(field.encode() + content)
     return digest.hexdigest()
 
@@ -59,9 +62,13 @@ def encoded(audio: Any, where: str, field: str) -> Union[Path, bytes]:
     if isinstance(audio, bytes):
         return audio
     if isinstance(audio, Mapping) and "array" in audio and "sampling_rate" in audio:
+        rate = audio["sampling_rate"]
+        try:
+            samples = waveform(audio, rate)
+        except UserError as error:
+            raise UserError(f"{where}: {error}") from error
         file = io.BytesIO()
-        samples = np.asarray(audio["array"], dtype=np.float32)
-        soundfile.write(file, samples, int(audio["sampling_rate"]), format="WAV", subtype="FLOAT")
+        soundfile.write(file, samples, int(rate), format="WAV", subtype="FLOAT")
         return file.getvalue()
     raise UserError(
         f"{where}: `{field}` must be a path or a dict of array and sampling_rate, not {type(audio).__name__}; "

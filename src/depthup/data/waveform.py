@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any, BinaryIO, Union
 from urllib.request import urlopen
@@ -12,7 +13,7 @@ import numpy as np
 import soxr
 import torch
 
-from depthup.data.reader import read
+from depthup.data.reader import RATES, read
 from depthup.errors import UserError
 
 Audio = Union[str, Path, bytes, BinaryIO, np.ndarray, torch.Tensor, Mapping[str, Any]]
@@ -49,7 +50,10 @@ def _of_mapping(audio: Mapping[str, Any], sampling_rate: int) -> np.ndarray:
     if samples is not None:
         if "sampling_rate" not in audio:
             raise UserError("audio: samples in a mapping need their sampling_rate beside them")
-        return _samples(samples, audio["sampling_rate"], sampling_rate)
+        rate = audio["sampling_rate"]
+        if not isinstance(rate, (int, np.integer)) or not RATES[0] <= rate <= RATES[1]:
+            raise UserError(f"audio: sampling_rate must be a whole number of Hz, not {rate!r}")
+        return _samples(samples, int(rate), sampling_rate)
     source = audio.get("bytes") or audio.get("path") or audio.get("url")
     if source is None:
         raise UserError(f"audio: a mapping with {', '.join(audio)}; give array and sampling_rate, bytes, path or url")
@@ -72,5 +76,5 @@ def _download(url: str) -> bytes:
     try:
         with urlopen(url, timeout=DOWNLOAD_SECONDS) as response:
             return response.read()
-    except OSError as error:
+    except (OSError, HTTPException, ValueError) as error:
         raise UserError(f"{url}: cannot be fetched ({getattr(error, 'reason', error)})") from error
