@@ -190,6 +190,13 @@ BROKEN = {
     "an unknown base": ("config.json", {"base_config": {"model_type": "zzz"}}, "damaged, or of another version"),
     "an unknown key": ("config.json", {"encoder": {"nme": 1}}, "damaged, or of another version .*nme"),
     "other layers": ("config.json", {"upscale": {"layr": 1}}, "another version of depthup"),
+    "an unknown layer": ("config.json", {"upscale": {"layer": "xyz"}}, "upscale.layer is 'xyz'"),
+    "an unknown method": ("config.json", {"method": "zzz"}, "method is 'zzz'"),
+    "a base that is no name": ("config.json", {"base": 5}, "base is 5"),
+    "a prompt that is no text": ("config.json", {"prompt": 3}, "prompt is 3"),
+    "no encoder": ("config.json", {"encoder": None}, "encoder.name is None"),
+    "a method without its layers": ("config.json", {"upscale": None}, "upscale is missing"),
+    "what cannot be set": ("config.json", {"vocab_size": "a"}, "damaged, or of another version"),
     "no tokenizer": ("tokenizer_config.json", None, "processor's files are missing"),
     "half a processor": ("processor_config.json", "{", "processor's files are missing or damaged"),
 }

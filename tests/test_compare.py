@@ -235,8 +235,19 @@ def test_what_is_no_run_is_refused_in_one_line(tmp_path):
     content = (damaged / "model.safetensors").read_bytes()
     compare([damaged])
     (damaged / "model.safetensors").write_bytes(content[:-4])
+    odd = save(tmp_path / "odd")
+    (odd / "config.json").write_text('{"model_type": "depthup", "encoder": "x"}')
     run = save(tmp_path / "run")
-    for paths in ([tmp_path / "nowhere"], [empty], [model], [broken], [damaged], [run, tmp_path / "." / "run"], []):
+    for paths in (
+        [tmp_path / "nowhere"],
+        [empty],
+        [model],
+        [broken],
+        [damaged],
+        [odd],
+        [run, tmp_path / "." / "run"],
+        [],
+    ):
         with pytest.raises(UserError) as raised:
             compare(paths)
         assert "\n" not in str(raised.value) and all(str(path.name) in str(raised.value) for path in paths[-1:])

@@ -5,11 +5,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, get_args
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from depthup.config import ConnectorConfig, EncoderConfig, LoraConfig, Quantization, Recipe, UpscaleConfig
+from depthup.config import (
+    ConnectorConfig,
+    EncoderConfig,
+    Layer,
+    LoraConfig,
+    Method,
+    Quantization,
+    Recipe,
+    Scope,
+    UpscaleConfig,
+)
 from depthup.errors import UserError
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage
 from depthup.model.upscale import matched_rank, placement_indices
@@ -96,19 +106,30 @@ class SpeechLMConfig(CodeFromPackage, PreTrainedConfig):
         try:
             config = cls.from_pretrained(directory)
             config.make_base_config()
-            for section, fields in (
-                (EncoderConfig, config.encoder),
-                (ConnectorConfig, config.connector),
-                (UpscaleConfig, config.upscale),
-                (LoraConfig, config.lora),
-            ):
-                section(**(fields or {}))
-        except (OSError, KeyError, TypeError, ValueError) as error:
+            config.check()
+        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
             reason = f"{type(error).__name__}: {error}".splitlines()[0][:200]
             raise UserError(
                 f"{directory}: config.json is damaged, or of another version of depthup ({reason})"
             ) from error
         return config
+
+    def check(self) -> None:
+        """Raises ValueError or TypeError where a setting is none that a recipe could have."""
+        encoder, upscale = EncoderConfig(**(self.encoder or {})), UpscaleConfig(**(self.upscale or {}))
+        ConnectorConfig(**(self.connector or {}))
+        LoraConfig(**(self.lora or {}))
+        words = {"base": self.base, "prompt": self.prompt, "encoder.name": self.encoder and encoder.name}
+        chosen = {
+            "method": (self.method, Method),
+            "base_quantization": (self.base_quantization, Quantization),
+            "upscale.layer": (upscale.layer, Layer),
+            "upscale.scope": (upscale.scope, Scope),
+        }
+        odd = {name: word for name, word in words.items() if not isinstance(word, str) or not word}
+        odd |= {name: value for name, (value, kind) in chosen.items() if value not in get_args(kind)}
+        if odd or ("depth_upscale" in self.method) != bool(self.upscale):
+            raise ValueError(", ".join(f"{name} is {value!r}" for name, value in odd.items()) or "upscale is missing")
 
     def to_dict(self) -> dict[str, Any]:
         """As any configuration's, with the classes that transformers finds by `trust_remote_code`."""

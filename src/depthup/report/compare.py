@@ -94,7 +94,12 @@ def compare(runs: Sequence[Union[str, Path]]) -> Comparison:
     for path in paths:
         if paths.count(path) > 1:
             raise UserError(f"{path}: is given twice; give each run once")
-    found = [_read_run(path, _label(path, paths)) for path in paths]
+    found = []
+    for path in paths:
+        try:
+            found.append(_read_run(path, _label(path, paths)))
+        except (AttributeError, KeyError, TypeError) as error:
+            raise UserError(f"{path}: what is kept of this run is damaged ({error}); copy it again") from error
     for part in ("asr", "drift", "tasks", "instructions"):
         names = dict.fromkeys(name for run in found for name in getattr(run, part))
         for run in found:
