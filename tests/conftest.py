@@ -1,6 +1,13 @@
+import gc
 from pathlib import Path
 
 import pytest
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so no garbage collection need go through it: training collects often."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

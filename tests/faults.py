@@ -1,10 +1,11 @@
-"""Kills and full disks at a chosen moment: before the n-th change that a process makes to the files of a directory."""
+"""Full disks at a chosen moment, and what a kill would leave at any: before the n-th change to the files of a directory."""
 
 from __future__ import annotations
 
 import errno
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -35,6 +36,17 @@ def at_change(number: int, directory: Path, act: Callable[[], None]) -> None:
                 act()
 
     sys.addaudithook(watch)
+
+
+def keep_before_changes(directory: Path, kept: Path) -> None:
+    """Before each change of this process below `directory`, copy it into `kept`: what a kill then would leave."""
+    kept.mkdir()
+
+    def copy() -> None:
+        if directory.is_dir():
+            shutil.copytree(directory, kept / f"{len(list(kept.iterdir())):04}")
+
+    at_change(1, directory, copy)
 
 
 def die() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,13 +32,19 @@ def recipe_parser(prog: str = "depthup train RECIPE", **kwargs: Any) -> Argument
     return parser
 
 
+@functools.cache
+def _parser() -> ArgumentParser:
+    """Made once: reading the fields' docstrings takes longer than all that it parses."""
+    return recipe_parser()
+
+
 def load_recipe(path: Union[str, Path, None] = None, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe and apply overrides such as `["--train.max_steps", "100"]` or `["--method=full"]`.
 
     Without `path` the defaults are taken. Files in `configs` and `extends` are relative to the recipe that names them.
     Raises UserError naming the file or option and, for an unknown key, the nearest known one.
     """
-    parser = recipe_parser()
+    parser = _parser()
     values: dict[str, Any] = {}
     if path is not None:
         values = _read_extended(Path(path))
@@ -58,7 +65,7 @@ def checked(recipe: Recipe) -> Recipe:
     values = _plain(dataclasses.asdict(recipe))
     _check_keys(values, Recipe, "recipe")
     try:
-        return Recipe(**recipe_parser().instantiate(recipe_parser().parse_object(values)).as_dict())
+        return Recipe(**_parser().instantiate(_parser().parse_object(values)).as_dict())
     except (ArgumentError, ValueError, TypeError) as error:
         raise UserError(one_line(error, "recipe")) from error
 
