@@ -1,5 +1,6 @@
 # Every target but clean builds .venv first when it is missing or older than its inputs.
 PYTHON ?= python3
+EXTRAS ?= quickstart,test,dev
 BIN := .venv/bin
 STAMP := .venv/installed
 
@@ -11,7 +12,7 @@ install: $(STAMP)
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install torch==2.13.0
-	$(BIN)/python -m pip install -c constraints.txt -e '.[quickstart,test,dev]'
+	$(BIN)/python -m pip install -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 quickstart: $(STAMP)
@@ -59,9 +60,11 @@ clean:
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache
 
 # The site in site/; a warning is an error.
-docs: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+docs: $(BIN)/mkdocs
 	$(BIN)/python -m mkdocs build --strict
+
+$(BIN)/mkdocs: | $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
 
 # Every block of the documents in a shell, the slow ones too, on tiny models; and which are not run, and why.
 docs-run: $(STAMP)
@@ -73,6 +76,8 @@ package: $(STAMP)
 	$(BIN)/python tests/package.py
 
 # Both notebooks at their real size, where they are, with their pictures.
-notebooks: $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
+notebooks: $(BIN)/jupyter-execute
 	$(BIN)/jupyter-execute --inplace docs/notebooks/adapt.ipynb docs/notebooks/inside.ipynb
+
+$(BIN)/jupyter-execute: | $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'

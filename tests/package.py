@@ -18,19 +18,21 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 HERE = Path(__file__).resolve().parents[1]
-SMALL_RUN = """
+COMMANDS = (
+    "doctor",
+    "train small/recipe.yaml",
+    "evaluate small/run --asr small/audio/manifest.jsonl",
+    "transcribe small/run small/audio/0.flac",
+)
+# In one process, which imports torch once.
+RUN = """
 import pathlib, sys
+from depthup.cli import main
 sys.path.append(sys.argv[1])
 import small_run
 small_run.save_recipe(pathlib.Path("small"))
+sys.exit(max(main(command.split()) for command in sys.argv[2:]))
 """
-COMMANDS = (
-    "depthup --help",
-    "depthup doctor",
-    "depthup train small/recipe.yaml",
-    "depthup evaluate small/run --asr small/audio/manifest.jsonl",
-    "depthup transcribe small/run small/audio/0.flac",
-)
 
 
 def of_wheel(wheel: Path) -> list[str]:
@@ -94,11 +96,10 @@ def main() -> None:
         subprocess.run([*pip, *clean], check=True)
         environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
         environment |= {"PATH": f"{work / 'clean/bin'}:{os.environ['PATH']}", "HF_HUB_OFFLINE": "1"}
-        subprocess.run(["python", "-c", SMALL_RUN, str(HERE / "tests")], cwd=work, env=environment, check=True)
-        for command in COMMANDS:
-            done = subprocess.run(command.split(), cwd=work, env=environment, capture_output=True, text=True)
+        for command in (["depthup", "--help"], ["python", "-c", RUN, str(HERE / "tests"), *COMMANDS]):
+            done = subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True)
             if done.returncode:
-                raise SystemExit(f"{command}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
+                raise SystemExit(f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-4000:]}")
         print(f"{wheel.name} and {sdist.name}: built, the same inside, and run with {linked} dependencies")
 
 
