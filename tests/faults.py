@@ -1,4 +1,4 @@
-"""Full disks at a chosen moment, and what a kill would leave at any: before the n-th change to the files of a directory."""
+"""Full disks at a chosen moment, and what a kill leaves at any: before the n-th change to the files of a directory."""
 
 from __future__ import annotations
 
