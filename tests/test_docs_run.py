@@ -19,6 +19,7 @@ import pytest
 from docs_blocks import HERE, PAGES, Block, blocks
 from docs_stage import build
 
+from depthup import doctor
 from depthup.cli import main
 from depthup.new import choices
 
@@ -38,6 +39,7 @@ def stage(built, tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path / "docs/stage")
     for name in ("LEAST_FRONT_END_STEPS", "LEAST_STEPS"):  # a shell's own processes make them all
         monkeypatch.setattr(choices, name, 2)
+    monkeypatch.setattr(doctor, "hub_answers", lambda: True)  # asks the network
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
     return tmp_path / "docs/stage"
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import in_two
 from small_run import save_recipe
 from test_distributed import assert_like
 from test_train import assert_same, train
@@ -117,31 +115,16 @@ def test_many_skipped_in_a_row_stop_the_run(recipe, tmp_path, monkeypatch):
         train(recipe, "--train.on_nan=skip", "--train.max_steps=30", "--train.save_steps=100")
 
 
-TWO = """
-import sys
-import pytest, torch
-from test_finite import spoil
-from test_train import train
-
-with pytest.MonkeyPatch.context() as patch:
-    spoil(patch, {4}, sys.argv[3], rank=1)
-    train(sys.argv[1], "--train.on_nan=skip", f"--output_dir={sys.argv[2]}")
-"""
+def spoiled(recipe: Path, run: Path, kind: str) -> int:
+    with pytest.MonkeyPatch.context() as patch:
+        spoil(patch, {4}, kind, rank=1)
+        train(recipe, "--train.on_nan=skip", f"--output_dir={run}")
+    return 0
 
 
 def test_two_processes_leave_out_the_same_step_when_one_of_them_meets_it(recipe, tmp_path, monkeypatch):
-    kind = "infinite loss, finite gradients"
-    script = tmp_path / "two.py"
-    script.write_text(TWO)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]
-    environment = {
-        **os.environ,
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
-    }
-    two = tmp_path / "two"
-    result = subprocess.run([*command, str(recipe), str(two), kind], capture_output=True, text=True, env=environment)
-    assert result.returncode == 0, result.stderr
+    kind, two = "infinite loss, finite gradients", tmp_path / "two"
+    in_two(spoiled, recipe, two, kind)
     spoil(monkeypatch, {4}, kind)
     one = train(
         recipe, "--train.on_nan=skip", "--train.gradient_accumulation_steps=2", f"--output_dir={tmp_path / 'one'}"
