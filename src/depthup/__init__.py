@@ -26,6 +26,7 @@ _PUBLIC = {
     "SpeechLMConfig": "depthup.model.speech_lm",
     "SpeechProcessor": "depthup.model.processor",
     "load": "depthup.api",
+    "plan": "depthup.api",
     "load_recipe": "depthup.recipe",
 }
 _ROOMS = ("evaluate", "train", "transcribe")
