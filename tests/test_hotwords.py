@@ -36,13 +36,21 @@ def test_a_list_has_commas_or_lines():
 
 def test_a_word_is_found_where_it_is_spelled_and_its_path_is_the_best():
     log_probs = heard("go to gdynia or to dinner")
-    ((first, end),) = places("Gdynia", log_probs)
-    assert (first, end) == (3 * 6 + 2, 3 * 12)
-    assert len(list(places("to", log_probs))) == 0  # too short to tell
-    assert len(list(places("Warsaw", log_probs))) == 0
+    assert list(places(["Gdynia"], log_probs)) == [("Gdynia", 3 * 6 + 2, 3 * 12)]
+    assert list(places(["to", "Warsaw", "a word that is longer than the whole clip"], log_probs)) == []
     twice = heard("anna and anna")
-    assert sorted(places("Anna", twice)) == [(2, 12), (29, 39)]
-    assert list(places("mississippi", heard("mississippi"))) == [(2, 33)]  # doubled letters need a blank
+    assert sorted(places(["Anna"], twice)) == [("Anna", 2, 12), ("Anna", 29, 39)]
+    doubled = "mississippi"  # needs a blank
+    assert list(places([doubled], heard(doubled))) == [(doubled, 2, 33)]
+    assert list(places(["Anna"], log_probs[:0])) == list(places([], log_probs)) == []
+
+
+def test_words_that_are_looked_for_together_are_found_as_each_alone():
+    log_probs = heard("we met kovalsky in gdinya with anna", {9: "w", 14: "i", 21: "y", 23: "i"})
+    words = ["Gdynia", "Kowalski", "Anna", "with", "Timbuktu", "met"]
+    found = list(places(words, log_probs))
+    assert {word for word, *_ in found} == {"Gdynia", "Kowalski", "Anna", "with", "met"}
+    assert found == [spot for word in words for spot in places([word], log_probs)]
 
 
 def test_what_was_nearly_spelled_is_written_as_in_the_list():

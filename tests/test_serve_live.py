@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+from functools import partial
 from math import ceil
 from types import SimpleNamespace
 
@@ -115,6 +116,22 @@ def test_a_long_utterance_is_heard_again_without_the_words_that_are_sure():
     assert second.text == "a b c d e f" and second.frames == 2 * first.frames
 
 
+def test_what_is_said_is_heard_again_every_half_second_and_once_where_a_pause_begins():
+    listener = Listener(RATE, loud, 0.5)
+    due = partial(microphone.Microphone._due, SimpleNamespace(listener=listener))
+    listener.take(np.concatenate([silence(1), tone(1)]))
+    said = listener.current
+    assert due(said, (-1, 0)) and not due(said, (said.number, len(said.frames) - 10))
+    assert due(said, (said.number, len(said.frames) - 16))
+    heard = said.number, len(said.frames) - 2
+    listener.take(silence(0.2))
+    assert not due(said, heard)  # a short one, which words have in them
+    listener.take(silence(0.1))
+    assert due(said, heard) and not due(said, (said.number, len(said.frames)))
+    (ended,) = over(listener, silence(0.5))
+    assert not listener.current and len(ended.frames) <= heard[1] + 12
+
+
 async def session(
     server: Running, samples: np.ndarray, input_: dict, commit: bool = False, wait_at: float = 0
 ) -> list[dict]:
@@ -169,9 +186,9 @@ def test_partial_text_while_somebody_speaks_and_the_final_text_at_the_pause(serv
     alone = transcribe_batch(*checkpoint, pieces)
     assert [e["transcript"] for e in completed] == [segment.text for segment in alone] != ["", ""]
     first = completed[0]["item_id"]
-    partial = [e for e in events[: events.index(completed[0])] if e["type"] == f"{TRANSCRIPTION}.partial"]
-    assert partial and all(e["item_id"] == first for e in partial)
-    assert all(0.5 < e["audio_end_ms"] / 1000 - completed[0]["start"] <= 3.1 for e in partial)
+    parts = [e for e in events[: events.index(completed[0])] if e["type"] == f"{TRANSCRIPTION}.partial"]
+    assert parts and all(e["item_id"] == first for e in parts)
+    assert all(0.5 < e["audio_end_ms"] / 1000 - completed[0]["start"] <= 3.1 for e in parts)
     assert [w["word"] for w in completed[0]["words"]] == completed[0]["transcript"].split()
     assert all(
         completed[0]["start"] <= w["start"] <= w["end"] <= completed[0]["end"] + 0.1 for w in completed[0]["words"]
@@ -212,8 +229,8 @@ def test_a_long_utterance_is_heard_in_its_last_seconds_while_it_goes_on_and_at_i
     (completed,) = of(events, f"{TRANSCRIPTION}.completed")
     assert completed["transcript"] == whole and lengths[-1] > 14 and max(lengths[:-1]) < 7
     assert all(guess.split()[0] == begins for guess, begins in guesses[4:])  # what was heard there the last time
-    partial = of(events, f"{TRANSCRIPTION}.partial")
-    assert len(partial) > 12 and all(whole.startswith(event["transcript"]) for event in partial)
+    parts = of(events, f"{TRANSCRIPTION}.partial")
+    assert len(parts) > 12 and all(whole.startswith(event["transcript"]) for event in parts)
     assert "".join(event["delta"] for event in of(events, f"{TRANSCRIPTION}.delta")).startswith("w0 w1 w2 w3 w4 w5 w6")
 
 

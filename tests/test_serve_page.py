@@ -95,7 +95,7 @@ def test_a_microphone_is_written_down_while_it_speaks(server: Running, recording
         assert opened.get_attribute("#record", "aria-pressed") == "true"
         opened.keyboard.press("Alt+r")
         until(opened, "document.getElementById('status').textContent.startsWith('Done')")
-        assert opened.evaluate("document.getElementById('audio').duration") > 2
+        until(opened, "document.getElementById('audio').duration > 2")
         opened.locator("#transcript .word").first.press("Enter")
         until(opened, "document.getElementById('audio').currentTime > 0")
 
@@ -117,15 +117,110 @@ def test_a_chat_and_a_question_about_the_recording(server: Running, recording: P
         assert "with the recording" in opened.locator(".message.user").nth(1).inner_text()
 
 
-def test_it_fits_a_phone_and_the_dark_and_names_everything(server: Running, tones: Path):
-    with page(tones, viewport={"width": 360, "height": 740}, color_scheme="dark", has_touch=True) as opened:
+def focused(opened) -> str:
+    """What has the focus, and can be seen to have it: an id, a format, or the text of a word."""
+    return opened.evaluate("""(() => {
+        const at = document.activeElement;
+        const shown = at.type === "file" ? at.nextElementSibling : at;
+        const seen = getComputedStyle(shown).outlineStyle !== "none" && shown.getBoundingClientRect().width > 1;
+        return seen ? at.id || at.dataset.format || at.textContent : "invisible " + at.outerHTML;
+    })()""")
+
+
+def test_all_of_it_by_keyboard_alone(server: Running, recording: Path):
+    with page(recording, viewport={"width": 360, "height": 740}, color_scheme="dark") as opened:
+        key = opened.keyboard.press
+
+        def tab_to(name: str) -> list[str]:
+            """What is passed on the way."""
+            passed = []
+            while (now := focused(opened)) != name:
+                assert len(passed) < 20 and not now.startswith("invisible"), passed
+                passed.append(now)
+                key("Tab")
+            return passed
+
+        opened.goto(server.url)
+        opened.wait_for_selector("#record:enabled", timeout=SECONDS)
+        key("Tab")
+        assert focused(opened) == "To the transcript"
+        assert tab_to("file")[1:] == ["record"]
+        with opened.expect_file_chooser() as chooser:
+            key("Space")
+        chooser.value.set_files(recording)
+        until(opened, "document.getElementById('status').textContent.startsWith('Done')")
+        tab_to("wave")
+        key("End")
+        key("ArrowLeft")
+        until(opened, "document.getElementById('audio').currentTime > 4")
+        first, second = words_on(opened)[:2]
+        key("Tab")
+        assert focused(opened) == first
+        key("ArrowRight")
+        assert focused(opened) == second
+        key("Enter")
+        until(opened, "document.getElementById('audio').currentTime < 4")
+        key("Tab")
+        assert focused(opened) == "copy"
+        key("Enter")
+        until(opened, "document.getElementById('status').textContent === 'Copied.'")
+        for kind in ("txt", "srt", "vtt"):
+            key("Tab")
+            assert focused(opened) == kind
+            with opened.expect_download():
+                key("Enter")
+        tab_to("about")
+        key("ArrowDown")
+        assert opened.input_value("#about") == "text"
+        assert tab_to("question")[1:] == ["forget"]
+        opened.keyboard.type("What is said?")
+        key("Enter")
+        opened.wait_for_selector(".message.assistant:not(.waiting)", timeout=SECONDS)
+        assert focused(opened) == "question" and "with the transcript" in opened.inner_text(".message.user")
+
+
+def test_a_server_that_goes_away_is_told_of_and_the_recording_ends(tones: Path, tmp_path: Path):
+    with running(*tiny_checkpoint(tmp_path)) as server, page(tones) as opened:
+        opened.goto(server.url)
+        opened.wait_for_selector("#record:enabled", timeout=SECONDS)
+        opened.click("#record")
+        until(opened, "document.getElementById('status').textContent.startsWith('Listening')")
+        server.server.should_exit = True  # as SIGTERM sets it
+        until(opened, "document.getElementById('status').textContent.startsWith('The server ended')")
+        assert opened.get_attribute("#record", "aria-pressed") == "false"
+
+
+# Elements with text of their own, and the first ground that is behind each: how much lighter one is than the other.
+CONTRASTS = """[...document.querySelectorAll('body *')].filter((e) => e.checkVisibility() && !e.disabled &&
+    [...e.childNodes].some((n) => n.nodeType === 3 && n.textContent.trim())).map((e) => {
+        const lightness = (color) => {
+            const [r, g, b] = color.match(/[\\d.]+/g).slice(0, 3).map((c) => c / 255).map(
+                (c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4));
+            return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+        };
+        let behind = e;
+        while (/, 0\\)$/.test(getComputedStyle(behind).backgroundColor)) behind = behind.parentElement;
+        const colors = [getComputedStyle(e).color, getComputedStyle(behind).backgroundColor];
+        const [low, high] = colors.map(lightness).sort((a, b) => a - b);
+        return [(high + 0.05) / (low + 0.05), e.outerHTML.slice(0, 80)];
+    })"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_a_phone_and_can_be_read_in_the_dark_and_names_everything(server: Running, tones: Path, scheme: str):
+    with page(tones, viewport={"width": 320, "height": 640}, color_scheme=scheme, has_touch=True) as opened:
         opened.goto(server.url)
         opened.wait_for_selector("#record:enabled", timeout=SECONDS)
         assert opened.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert [found for found in opened.evaluate(CONTRASTS) if found[0] < 4.5] == []
+        small = """[...document.querySelectorAll('button, .button, select')].filter((e) => e.checkVisibility() &&
+            Math.min(e.offsetWidth, e.offsetHeight) < 40).map((e) => e.outerHTML)"""
+        assert opened.evaluate(small) == []  # for a thumb
+        assert "Alt" not in opened.inner_text("footer")
         assert not opened.is_visible("#stop") and not opened.is_visible("#key")
         assert opened.evaluate("document.querySelector('.skip').getBoundingClientRect().right <= 0")
         red, green, blue = opened.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)")
-        assert max(red, green, blue) < 60
+        assert max(red, green, blue) < 60 if scheme == "dark" else min(red, green, blue) > 200
         nameless = """[...document.querySelectorAll('button, input, select, textarea, [role=slider]')].filter(
             (e) => !(e.ariaLabel || e.textContent.trim() || (e.labels && e.labels.length))).map((e) => e.outerHTML)"""
         assert opened.evaluate(nameless) == []

@@ -7,7 +7,17 @@ import os
 from pathlib import Path
 from typing import get_args
 
-from depthup.cli.options import above, add_instruction, add_moved, at_least, command_parser, given_instruction, load
+from depthup.cli.options import (
+    above,
+    add_instruction,
+    add_machine,
+    add_moved,
+    at_least,
+    command_parser,
+    given_instruction,
+    load,
+    on_machine,
+)
 
 
 def transcribe(words: list[str]) -> int:
@@ -31,15 +41,14 @@ def transcribe(words: list[str]) -> int:
     add("--batch-seconds", type=above(0.0), help="seconds of audio per batch (default 120, on GPUs 1200)")
     add("--num-beams", type=at_least(1), default=1, help="beam search with so many beams (default 1: greedy)")
     add_instruction(parser, 'what to do instead, such as "Translate into French."')
-    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
-    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the LLM (default: as in training; cpu float32)")
+    add_machine(parser)
     add_moved(parser)
     options = parser.parse_args(words)
 
     from depthup.transcribe.output import output_to, transcribe_to
 
     output = output_to(options.output, options.audio, options.format)
-    model, processor = load(options, device=options.device, dtype=options.dtype)
+    model, processor = load(options, **on_machine(options))
     names = ("language", "prompt", "hotwords", "fallback", "channel", "vad", "batch_seconds", "num_beams")
     asked = {name: getattr(options, name) for name in names} | {"instruction": given_instruction(options, processor)}
     return 0 if transcribe_to(output, model, processor, options.audio, asked) else 2
@@ -69,12 +78,13 @@ def serve(words: list[str]) -> int:
     for field in fields:
         name, kind, about = f"--{field.name.replace('_', '-')}", type(field.default), field.metadata["about"]
         parser.add_argument(name, type=kind, default=field.default, help=f"{about} (default %(default)s)")
+    add_machine(parser)
     add_moved(parser)
     options = parser.parse_args(words)
     options.api_key = options.api_key or os.environ.get("DEPTHUP_API_KEY", "")
     settings = Settings(**{field.name: getattr(options, field.name) for field in fields})
     settings.check()
-    model, processor = load(options)
+    model, processor = load(options, **on_machine(options))
     from depthup.serve.run import serve as run
 
     run(model, processor, settings, options.checkpoint)

@@ -6,7 +6,7 @@ import argparse
 import math
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, get_args
 
 from depthup.errors import UserError
 
@@ -92,6 +92,22 @@ def load(options: argparse.Namespace, **kwargs: Any) -> Any:
     from depthup import api
 
     return api.load(options.checkpoint, base=options.base, encoder=options.encoder, codec=options.codec, **kwargs)
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Options of what runs a checkpoint on this machine; `on_machine` gives them to `load`."""
+    from depthup.config import Kernel
+
+    add = parser.add_argument
+    add("--device", help="cpu, cuda, cuda:1 ... (default: a GPU where there is one)")
+    add("--dtype", choices=("float32", "bfloat16", "float16"), help="of the LLM (default: as in training; cpu float32)")
+    add(
+        "--attn-implementation", choices=get_args(Kernel), default="auto", help="attention kernel (default: the base's)"
+    )
+
+
+def on_machine(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, name) for name in ("device", "dtype", "attn_implementation")}
 
 
 def add_moved(parser: argparse.ArgumentParser) -> None:

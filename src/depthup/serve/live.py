@@ -118,10 +118,9 @@ class Listener:
         assert self.current is not None
         ended, self.current = self.current, None
         ended.over = True
-        margin = self._count(MARGIN_SECONDS)
-        if ended.quiet > margin:
-            self._before.extend(ended.frames[len(ended.frames) - margin :])
-            del ended.frames[len(ended.frames) - ended.quiet + margin :]
+        if (kept := self.kept(ended)) < len(ended.frames):
+            self._before.extend(ended.frames[-self._count(MARGIN_SECONDS) :])
+            del ended.frames[kept:]
         return ended
 
     def _cut(self) -> Iterator[Utterance]:
@@ -144,6 +143,10 @@ class Listener:
 
     def _count(self, seconds: float) -> int:
         return max(1, round(seconds * self.rate / FRAME))
+
+    def kept(self, utterance: Utterance) -> int:
+        """Frames that it has if it is over now: of those after its last speech no more than a margin."""
+        return len(utterance.frames) - max(0, utterance.quiet - self._count(MARGIN_SECONDS))
 
     def is_speech(self, utterance: Utterance) -> bool:
         """Whether it is more than a click."""

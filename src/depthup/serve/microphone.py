@@ -119,7 +119,7 @@ class Microphone:
                 self.room.set()
                 self.before, told, settled = "", "", Settled()
             current = self.listener.current
-            if current is None or not self._grown(current, heard):
+            if current is None or not self._due(current, heard):
                 continue
             heard = (current.number, len(current.frames))
             guess = self.before.removeprefix(settled.text).rpartition(" ")[0]  # its last word may have grown
@@ -138,10 +138,13 @@ class Microphone:
                 told = sure
             self.before, settled = text, settled.further(sure, segment, self.listener.rate)
 
-    def _grown(self, current: Utterance, heard: tuple[int, int]) -> bool:
+    def _due(self, current: Utterance, heard: tuple[int, int]) -> bool:
+        """Whether there is enough to hear again; where a pause begins, all that was said, however little, and once."""
         number, frames = heard
-        new = len(current.frames) - (frames if number == current.number else 0)
-        return self.listener.duration(new) >= PARTIAL_SECONDS
+        known, kept = frames if number == current.number else 0, self.listener.kept(current)
+        if kept < len(current.frames):
+            return known < kept
+        return self.listener.duration(kept - known) >= PARTIAL_SECONDS
 
     async def _complete(self, utterance: Utterance) -> None:
         name = self.names[utterance.number]

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 from rapidfuzz.fuzz import partial_ratio
 
-from depthup.transcribe.times import UNIT, align, align_words, labels_of
+from depthup.transcribe.times import OTHER_CASE, UNIT, align, align_words, labels_of
+from depthup.transcribe.transcript import Word
 
 LEAST_LETTERS = 3
 """Shorter words sound like parts of too many others."""
@@ -19,6 +20,8 @@ WORST_MATCH = -1.0
 MOST_PLACES = 4
 """Places in a clip where one hotword is looked for."""
 
+Spot = tuple[str, int, int]
+"""A hotword, and the frames (first, end) that nearly spell it."""
 Weigh = Callable[[Sequence[str]], Sequence[float]]
 """Texts of one clip -> the log probability of each, by the LLM, or by the encoder's own decoder where it has one."""
 
@@ -39,9 +42,10 @@ def with_hotwords(
     repeat what was not said.
     """
     alike = [word for word in hotwords if partial_ratio(word.casefold(), spelled.casefold()) >= LEAST_ALIKE]
-    spots = [(hotword, *spot) for hotword in alike for spot in places(hotword, log_probs)]
+    spots = list(places(alike, log_probs))
     while spots:
-        proposed = {spot: _placed(text, spot, log_probs, frame_seconds) for spot in spots}
+        words = align_words(text, log_probs, frame_seconds) or []
+        proposed = {spot: _placed(text, words, spot, frame_seconds) for spot in spots}
         gains = _gains(text, [one for found in proposed.values() for one in found], log_probs, weigh)
         best = max(gains, key=lambda one: gains[one], default=text)
         if gains.get(best, 0.0) <= 0:
@@ -51,59 +55,60 @@ def with_hotwords(
     return text
 
 
-def places(hotword: str, log_probs: np.ndarray) -> Iterator[tuple[int, int]]:
-    """Frames (first, end) where the outputs nearly spell a hotword, the nearest first.
+def places(hotwords: Sequence[str], log_probs: np.ndarray) -> Iterator[Spot]:
+    """Where the outputs nearly spell a hotword, the nearest places of each first.
 
     A path through its letters, upper or lower case, may begin and end anywhere; what it loses against the likeliest
     class of each frame is its score (keyword spotting with CTC).
     """
-    letters = hotword.encode()
-    if sum(map(str.isalnum, hotword)) < LEAST_LETTERS or len(log_probs) < len(letters):
+    words = [word for word in hotwords if sum(map(str.isalnum, word)) >= LEAST_LETTERS]
+    if not (words and len(log_probs)):
         return
-    emitted = _letters(letters, log_probs - log_probs.max(1, keepdims=True))
-    scores, starts = _ends(emitted, letters)
-    for _ in range(MOST_PLACES):
-        end = int(scores.argmax())
-        if scores[end] < WORST_MATCH * len(letters):
-            return
-        first = int(starts[end])
-        yield first, end + 1
-        scores[first : end + 1 + len(letters)] = -np.inf
+    spelled = [word.encode() for word in words]
+    all_scores, all_starts = _ends(spelled, log_probs - log_probs.max(1, keepdims=True))
+    for word, letters, scores, starts in zip(words, spelled, all_scores.T, all_starts.T, strict=True):
+        for _ in range(MOST_PLACES):
+            end = int(scores.argmax())
+            if scores[end] < WORST_MATCH * len(letters):
+                break
+            first = int(starts[end])
+            yield word, first, end + 1
+            scores[first : end + 1 + len(letters)] = -np.inf
 
 
-def _letters(letters: bytes, log_probs: np.ndarray) -> np.ndarray:
-    """Log probabilities [L, 2 n - 1] of the letters, in either case, with a blank between any two."""
-    either = np.stack([log_probs[:, labels_of(case)] for case in (letters.lower(), letters.upper())]).max(0)
-    emitted = np.repeat(log_probs[:, :1], 2 * len(letters) - 1, axis=1)
-    emitted[:, ::2] = either
-    return emitted
+def _ends(spelled: Sequence[bytes], log_probs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each frame and word [L, N] the score of the best path that ends there, and the frame where it begins.
 
-
-def _ends(emitted: np.ndarray, letters: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """For each frame the score of the best path that ends with it, and the frame where that path begins."""
-    states = emitted.shape[1]
-    skips = np.zeros(states, bool)
-    skips[2::2] = [a != b for a, b in zip(letters, letters[1:], strict=False)]
-    score, start = np.full(states, -np.inf), np.zeros(states, np.int64)
-    scores, starts = np.full(len(emitted), -np.inf), np.zeros(len(emitted), np.int64)
-    for t, frame in enumerate(emitted):
-        one, two = np.roll(score, 1), np.where(skips, np.roll(score, 2), -np.inf)
-        one[0] = 0.0  # a path begins
-        came = np.argmax([score, one, two], axis=0)
-        start = np.choose(came, [start, np.roll(start, 1), np.roll(start, 2)])
-        start[0] = start[0] if came[0] == 0 else t
-        score = np.choose(came, [score, one, two]) + frame
-        scores[t], starts[t] = score[-1], start[-1]
+    States of a path are the letters with a blank between any two; all words go frame by frame together.
+    """
+    either = np.maximum(log_probs, log_probs[:, OTHER_CASE])
+    count, most = len(spelled), max(map(len, spelled))
+    states, skips = np.zeros((count, 2 * most - 1), np.int64), np.zeros((count, 2 * most - 1), bool)
+    for row, letters in enumerate(spelled):
+        labels = labels_of(letters)
+        states[row, : 2 * len(labels) : 2] = labels
+        skips[row, 2 : 2 * len(labels) : 2] = labels[1:] != labels[:-1]
+    rows, last = np.arange(count), 2 * np.array([len(letters) for letters in spelled]) - 2
+    score, start = np.full(states.shape, -np.inf), np.zeros(states.shape, np.int64)
+    scores, starts = np.empty((len(log_probs), count)), np.empty((len(log_probs), count), np.int64)
+    for t, frame in enumerate(either):
+        one, two = np.roll(score, 1, axis=1), np.where(skips, np.roll(score, 2, axis=1), -np.inf)
+        one[:, 0] = 0.0  # a path begins
+        begun = np.roll(start, 1, axis=1)
+        begun[:, 0] = t
+        came = np.stack([score, one, two]).argmax(0)
+        start = np.choose(came, [start, begun, np.roll(start, 2, axis=1)])
+        score = np.choose(came, [score, one, two]) + frame[states]
+        scores[t], starts[t] = score[rows, last], start[rows, last]
     return scores, starts
 
 
-def _placed(text: str, spot: tuple[str, int, int], log_probs: np.ndarray, frame_seconds: float) -> list[str]:
-    """Texts with a hotword instead of the words whose middles lie in its frames, or of a neighbour too.
+def _placed(text: str, words: Sequence[Word], spot: Spot, frame_seconds: float) -> list[str]:
+    """Texts with a hotword instead of those of its `words` whose middles lie in its frames, or of a neighbour too.
 
     Punctuation around them is kept.
     """
     hotword, start, end = spot
-    words = align_words(text, log_probs, frame_seconds) or []
     inside = [i for i, w in enumerate(words) if start <= (w.start + w.end) / 2 / frame_seconds <= end]
     if not inside:
         return []

@@ -81,6 +81,7 @@ async function record() {
     partial: (text) => transcript.write(text),
     segment: (segment) => (transcript.add(segment), refresh()),
     wrong: (message) => say(message, true),
+    lost: () => stopRecording(true),
     samples: (samples, pcm, rate) => {
       parts.push(pcm);
       wave.push(samples, rate);
@@ -101,7 +102,8 @@ async function record() {
   refresh();
 }
 
-async function stopRecording() {
+// `lost` where the server went away first.
+async function stopRecording(lost = false) {
   const ended = microphone;
   microphone = null;
   say("Writing the last words …");
@@ -111,7 +113,8 @@ async function stopRecording() {
   const blob = toWav(ended.parts, ended.rate);
   wav = Promise.resolve(blob);
   playFrom(blob);
-  say(transcript.segments.length ? "Done. Click a word to hear it." : "Nothing was said.");
+  if (lost) say("The server ended the session; the last words were not written down.", true);
+  else say(transcript.segments.length ? "Done. Click a word to hear it." : "Nothing was said.");
   refresh();
 }
 

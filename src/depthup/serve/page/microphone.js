@@ -6,13 +6,24 @@ import { toBase64, toPcm } from "/page/sound.js";
 const EVENT = "conversation.item.input_audio_transcription.";
 
 export class Microphone {
-  // `on` has partial(text), segment(segment), samples(float32, rate) and wrong(message).
+  // `on` has partial(text), segment(segment), samples(float32, rate), wrong(message), and lost() where the session
+  // ends before it is stopped.
   constructor(on) {
     this.on = on;
     this.waiting = 0;
   }
 
   async start() {
+    try {
+      await this.open();
+    } catch (error) {
+      await this.release();
+      throw error;
+    }
+    this.listening = true;
+  }
+
+  async open() {
     this.stream = await navigator.mediaDevices.getUserMedia({ audio: { channelCount: 1, autoGainControl: true } });
     this.context = new AudioContext();
     if (this.context.sampleRate > 48000) {
@@ -32,6 +43,7 @@ export class Microphone {
     this.socket = realtime();
     this.socket.onmessage = ({ data }) => this.hear(JSON.parse(data));
     this.closed = new Promise((done) => (this.socket.onclose = done));
+    this.closed.then(() => this.listening && this.on.lost());
     return new Promise((opened, failed) => {
       this.socket.onopen = () => {
         const input = { format: { type: "audio/pcm", rate: this.rate } };
@@ -67,11 +79,16 @@ export class Microphone {
     if (event.type === "error" && event.error.code === "input_audio_buffer_commit_empty" && !this.waiting) this.settled?.();
   }
 
+  async release() {
+    this.stream?.getTracks().forEach((track) => track.stop());
+    this.node?.disconnect();
+    await this.context?.close();
+  }
+
   // Ends the recording at once and the session when the last words are there.
   async stop() {
-    this.stream.getTracks().forEach((track) => track.stop());
-    this.node.disconnect();
-    await this.context.close();
+    this.listening = false;
+    await this.release();
     const settled = new Promise((done) => (this.settled = done));
     this.send({ type: "input_audio_buffer.commit" });
     await Promise.race([settled, this.closed]);

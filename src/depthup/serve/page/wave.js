@@ -1,5 +1,7 @@
 // The shape of a sound on a canvas: grows while recorded, shows and sets the position when played.
 
+import { short } from "/page/transcript.js";
+
 const COLUMNS = 1200;
 
 export class Wave {
@@ -19,7 +21,10 @@ export class Wave {
     });
     canvas.addEventListener("pointermove", (event) => event.buttons && seek(event));
     canvas.addEventListener("keydown", (event) => {
-      const to = { ArrowLeft: this.at - 2, ArrowRight: this.at + 2, Home: 0, End: this.seconds }[event.key];
+      const to = {
+        ArrowLeft: this.at - 2, ArrowDown: this.at - 2, ArrowRight: this.at + 2, ArrowUp: this.at + 2,
+        PageDown: this.at - 10, PageUp: this.at + 10, Home: 0, End: this.seconds,
+      }[event.key];
       if (to === undefined || !this.seconds) return;
       event.preventDefault();
       onSeek(Math.min(this.seconds, Math.max(0, to)));
@@ -58,6 +63,7 @@ export class Wave {
     this.at = at;
     this.canvas.setAttribute("aria-valuemax", this.seconds.toFixed(1));
     this.canvas.setAttribute("aria-valuenow", at.toFixed(1));
+    this.canvas.setAttribute("aria-valuetext", `${short(at)} of ${short(this.seconds)}`);
     this.draw();
   }
 
