@@ -126,7 +126,7 @@ def test_what_is_said_is_heard_again_every_half_second_and_once_where_a_pause_be
     heard = said.number, len(said.frames) - 2
     listener.take(silence(0.2))
     assert not due(said, heard)  # a short one, which words have in them
-    listener.take(silence(0.1))
+    listener.take(silence(0.15))
     assert due(said, heard) and not due(said, (said.number, len(said.frames)))
     (ended,) = over(listener, silence(0.5))
     assert not listener.current and len(ended.frames) <= heard[1] + 12
