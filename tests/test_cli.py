@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -240,9 +241,9 @@ def test_defaults_are_a_valid_recipe():
     assert load_recipe() == Recipe()
 
 
-def test_a_training_plan_needs_no_weights(capsys):
-    words = ["plan", str(REPOSITORY / "recipes/paper/smollm2-360m/e_branchformer.yaml"), "--gpus", "4", "--json"]
-    assert main(words) == 0
+def test_a_training_plan_needs_no_weights(trained, tmp_path, capsys):
+    base = shutil.copytree(trained / "base", tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    assert main(["plan", str(trained / "recipe.yaml"), "--base", str(base), "--gpus", "4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["gpus"] == 4
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 
 import pytest
@@ -222,6 +223,7 @@ def test_weights_gradients_and_optimizer_are_counted_to_the_byte(method, recipe_
 
 
 def test_a_dtype_that_the_recipe_names_is_the_one_on_any_device(recipe_of):
+    @functools.cache
     def planned(dtype, device):
         plan = plan_training(recipe_of([f"--dtype={dtype}"]), device, assumed=ASSUMED)
         return plan.memory.frozen_weights, plan.steps_by_kind[SPEECH].activations
