@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -95,7 +95,7 @@ def _load_one(source: str, config: DataConfig, texts: Texts) -> Source:
     if is_shar(source):
         cuts = open_shar(source, partial(_checked, where=source, texts=texts), config.strict)
     elif (layout := find_layout(path)) is not None:
-        log.warning("%s: %s", source, layout.told())
+        _tell_once(f"{source}: {layout.told()}")
         cuts = RowCuts(layout.rows, source, replace(config, audio_field="audio", text_field="text"), texts)
     elif path.is_file():
         if not path.name.endswith(SUFFIXES):
@@ -110,6 +110,12 @@ def _load_one(source: str, config: DataConfig, texts: Texts) -> Source:
         cuts = _dataset_cuts(open_dataset(source), source, config, texts)
     _check_first(cuts, source)
     return cuts
+
+
+@cache
+def _tell_once(line: str) -> None:
+    """A source is opened more than once in a training."""
+    log.warning(line)
 
 
 def _given_cuts(given: Given, source: str, config: DataConfig, texts: Texts) -> Source:
