@@ -29,6 +29,9 @@ SOUNDFILE = {
     "ogg": ("OGG", "VORBIS"),
     "opus": ("OGG", "OPUS"),
     "mp3": ("MP3", "MPEG_LAYER_III"),
+    **{
+        f"{kind}.wav": ("WAV", kind) for kind in ("PCM_U8", "DOUBLE", "ULAW", "ALAW", "IMA_ADPCM", "MS_ADPCM", "GSM610")
+    },
 }
 FFMPEG = {"m4a": ("mp4", "aac"), "webm": ("webm", "libopus"), "aac": ("adts", "aac"), "mkv": ("matroska", "pcm_s16le")}
 

@@ -125,8 +125,12 @@ class SoundfileDecoder:
 
     def blocks(self, start: float) -> Iterator[Block]:
         rate, size = self.file.samplerate, max(1, BLOCK // self.file.channels)
+        left_out = min(round(start * rate), self.file.frames)
         try:
-            self.file.seek(min(round(start * rate), self.file.frames))
+            if self.file.seekable():
+                self.file.seek(left_out)
+            while not self.file.seekable() and left_out:  # GSM 6.10 is read from its beginning alone
+                left_out -= len(self.file.read(min(size, left_out), dtype="float32", always_2d=True)) or left_out
             while len(block := self.file.read(size, dtype="float32", always_2d=True)):
                 yield block, rate
         except soundfile.LibsndfileError:
