@@ -81,6 +81,11 @@ def test_what_clips_say_is_taken(here):
         measured([str(other)], DataConfig())
 
 
+def test_of_a_machine_only_what_is_known_is_told():
+    assert CPU.told().endswith(", bfloat16") and OLD_CPU.told().endswith("no bfloat16")
+    assert "bfloat16" not in Machine(2, None).told()
+
+
 @pytest.mark.parametrize(
     ("text", "kind"), [("ABC", "capitals"), ("abc", "lower case"), ("Abc", "sentences"), ("a, b", "sentences")]
 )

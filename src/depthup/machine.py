@@ -28,7 +28,8 @@ class Machine:
         """In a few words."""
         if self.gpu:
             return f"{self.gpus} x {self.gpu}, {self.gpu_memory:.0f} GiB"
-        return f"{self.cores} CPU cores, {'' if self.bfloat16 else 'no '}bfloat16"
+        known = {True: ", bfloat16", False: ", no bfloat16", None: ""}[self.bfloat16]
+        return f"{self.cores} CPU cores{known}"
 
 
 def of_name(name: str) -> Machine:

@@ -79,7 +79,7 @@ def _filled(
     far = "" if corpus.hours <= MEASURED_HOURS else f"; not measured beyond {MEASURED_HOURS:g} h"
     eval_steps = max(50, min(1000, chosen.max_steps // 2))
     many = corpus.hours >= 100
-    large = chosen.size.memory > 0
+    on_gpu = machine.gpu is not None
     return {
         "path": path,
         "corpus": corpus.told(),
@@ -94,10 +94,10 @@ def _filled(
         "written": _lines(_written(chosen, corpus, data)),
         "batch_seconds": chosen.size.batch_seconds,
         "batch_reason": chosen.size.reason,
-        "max_batch_clips": 128 if large else 32,
+        "max_batch_clips": 128 if on_gpu else 32,
         "max_duration": chosen.max_duration,
         "longest": f"{corpus.too_long:,} longer clips are left out: cut them" if corpus.too_long else _longest(corpus),
-        "num_workers": max(0, min(8, machine.cores - 1)) if large else 0,
+        "num_workers": max(0, min(8, machine.cores - 1)) if on_gpu else 0,
         "augment": _lines(_augment(corpus)),
         "front_end_steps": chosen.front_end_steps,
         "front_end_reason": f"{_first_part(chosen)}{far}",

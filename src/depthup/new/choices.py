@@ -97,19 +97,19 @@ def choose(
     measured = not on_gpu and machine.bfloat16 and decoder and base is None and encoder is None
     heard = size.batch_seconds * FULL / 3600
     return Choices(
-        size,
-        base or size.base,
-        chosen,
-        code,
-        language is None and corpus.language is None,
-        of_whisper,
-        decoder,
-        "bfloat16" if not on_gpu and machine.bfloat16 else "auto",
-        len(set(corpus.styles)) > 1 or "capitals" in corpus.styles,
-        front_end,
-        steps,
-        math.ceil(corpus.longest),
-        heard * (front_end / CPU_FRONT_END + steps / CPU_LLM) if measured else None,
+        size=size,
+        base=base or size.base,
+        encoder=chosen,
+        language=code,
+        assumed=language is None and corpus.language is None,
+        whisper_language=of_whisper,
+        decoder=decoder,
+        dtype="bfloat16" if not on_gpu and machine.bfloat16 else "auto",
+        spoken=len(set(corpus.styles)) > 1 or "capitals" in corpus.styles,
+        front_end_steps=front_end,
+        max_steps=steps,
+        max_duration=math.ceil(corpus.longest),
+        cpu_hours=heard * (front_end / CPU_FRONT_END + steps / CPU_LLM) if measured else None,
     )
 
 
