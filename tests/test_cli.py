@@ -168,6 +168,12 @@ def test_bad_recipes_get_one_line(tmp_path, capsys):
     )
     recipe.write_text("upscale: {kernel: 3}")
     assert "did you mean upscale.e_branchformer.kernel_size" in fails(capsys, "train", str(recipe))
+    recipe.write_text("train: {max_steps: 3}\nmethod: lora\ntrain: {warmup_steps: 1}")
+    assert "train is there twice; keep one" in fails(capsys, "train", str(recipe))
+    recipe.write_text("train: {max_steps: 3, max_steps: 4}")
+    assert "max_steps is there twice; keep one" in fails(capsys, "train", str(recipe))
+    recipe.write_text("[" * 5000)
+    assert "not a readable YAML" in fails(capsys, "train", str(recipe))
     recipe.write_text("train: [")
     assert "not a readable YAML" in fails(capsys, "train", str(recipe))
 

@@ -124,12 +124,27 @@ def _over(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return {**old, **new, **{key: _over(old[key], new[key]) for key in shared}}
 
 
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that is there twice, of which YAML would keep the last in silence."""
+
+    def keys_once(self, node: yaml.MappingNode) -> Any:
+        keys: list[Any] = []
+        for key, _ in node.value:
+            if key.value in keys:
+                raise yaml.MarkedYAMLError(problem=f"{key.value} is there twice; keep one", problem_mark=key.start_mark)
+            keys.append(key.value)
+        return self.construct_yaml_map(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:map", _Loader.keys_once)
+
+
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such recipe") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{path}: not a readable YAML file ({' '.join(str(error).split())})") from error
     if not isinstance(values, dict):
         raise UserError(f"{path}: a recipe is a YAML mapping of keys to values")
