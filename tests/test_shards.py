@@ -266,6 +266,16 @@ def test_bad_clips_are_skipped_counted_and_named_or_stop_a_strict_run(tmp_path, 
         make_shards(clips, tmp_path / "strict", DataConfig(strict=True))
 
 
+def test_what_flac_cannot_hold_is_said(tmp_path, caplog):
+    soundfile.write(tmp_path / "loud.wav", 5 * np.sin(np.arange(4000)), RATE, subtype="FLOAT")
+    (tmp_path / "loud.jsonl").write_text(json.dumps({"audio": "loud.wav", "text": "one"}) + "\n")
+    make_shards(str(tmp_path / "loud.jsonl"), tmp_path / "out", num_workers=0)
+    assert "reaches 5.0 times full scale, which FLAC cuts off" in caplog.text
+    for rate in (999, 999_999_999):
+        with pytest.raises(UserError, match="--sampling-rate must be from 1000 to 655350 Hz"):
+            make_shards(str(tmp_path / "loud.jsonl"), tmp_path / "other", sampling_rate=rate)
+
+
 def test_no_usable_clip_at_all(tmp_path, clips):
     for number in range(10):
         (tmp_path / f"{number}.wav").write_text("broken")

@@ -169,6 +169,8 @@ REFUSED = {
     "another frame rate": (["--codec", "MIMI"], "12.5 frames a second where"),
     "no neural codec": (["--codec", "ENCODER"], "wav2vec2 is no neural codec"),
     "more streams than codebooks": (["--codec", "CODEC", "--codec-streams", "4"], "4 streams of 3 codebooks"),
+    "no streams": (["--codec", "CODEC", "--codec-streams", "0"], "0 streams of 3 codebooks"),
+    "no hours": (["--hours", "nan"], "--hours positive"),
     "more clusters than frames": (["--clusters", "5000"], "frames of audio for 5000 clusters"),
     "an encoder without weights": (["--encoder", "fbank"], "no weights to begin with"),
     "no such codec": (["--codec", "NOWHERE"], "cannot load it as a Hugging Face neural codec"),

@@ -389,6 +389,9 @@ BAD_LINES = {
     '{"query": "q", "gold": 0}': r"openbook_qa.jsonl:2: no field `choices`",
     '{"query": "q", "choices": ["a", "b"], "gold": 2}': r"openbook_qa.jsonl:2: gold 2 is none of its 2 choices",
     '{"query": "q", "choices": ["a", "b"], "gold": "A"}': r"openbook_qa.jsonl:2: gold 'A' is none",
+    '{"query": "q", "choices": ["a", "b"], "gold": true}': r"openbook_qa.jsonl:2: gold True is none",
+    '{"query": "q", "choices": "ab", "gold": 0}': r"openbook_qa.jsonl:2: choices must be a list of texts, not 'ab'",
+    '{"query": 5, "choices": ["a"], "gold": 0}': r"openbook_qa.jsonl:2: `query` must be a text, not 5",
 }
 
 

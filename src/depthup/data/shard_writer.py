@@ -18,7 +18,7 @@ from lhotse.shar.writers import ArrayTarWriter, AudioTarWriter
 from lhotse.utils import fastcopy
 
 from depthup import files
-from depthup.data.audio import AnyAudio, BadAudio, audio_file, read_audio
+from depthup.data.audio import AnyAudio, BadAudio, audio_file, read_audio, say_once
 from depthup.data.cuts import check_text
 from depthup.data.reader import describe
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
@@ -28,6 +28,12 @@ from depthup.errors import UserError
 
 # Lhotse notes in these where a cut was read from.
 READ_FROM = ("shard_origin", "shar_epoch")
+
+
+MOST_RATE = 655_350
+"""Hz of FLAC."""
+LOUD = 1.1
+"""Of full scale; resampling alone goes a little beyond 1."""
 
 
 @dataclass
@@ -129,7 +135,12 @@ class ShardWriter:
         (supervision,) = cut.supervisions
         check_text(supervision.text, cut.id, self.text_field)
         rate = self.sampling_rate or _own_rate(cut)
+        if rate > MOST_RATE:
+            raise UserError(f"{cut.id}: comes at {rate} Hz, and FLAC at {MOST_RATE} at most; give --sampling-rate")
         samples = read_audio(cut, rate)
+        peak = float(np.abs(samples).max())
+        if self.tokenizer is None and peak > LOUD:
+            say_once(f"{cut.id}: reaches {peak:.1f} times full scale, which FLAC cuts off; make it quieter")
         name = cut.id.replace("/", "_")  # it becomes a file's name
         duration = len(samples) / rate
         source = AudioSource("shar", channels=[0], source="")

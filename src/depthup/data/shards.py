@@ -31,9 +31,10 @@ from depthup.data import tokens
 from depthup.data.audio import NOMINAL_RATE
 from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
 from depthup.data.mixing import Sources
+from depthup.data.reader import RATES
 from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, TOKENIZER, is_remote, read_manifest, shard_files
 from depthup.data.shard_index import INDEX, index_shard, write_index
-from depthup.data.shard_writer import ShardWriter, Written
+from depthup.data.shard_writer import MOST_RATE, ShardWriter, Written
 from depthup.data.workers import in_processes
 from depthup.errors import UserError
 from depthup.progress import ClipProgress
@@ -89,6 +90,8 @@ def make_shards(
     data = data or DataConfig()
     if shard_clips < 1 or sampling_rate < 0 or num_workers < 0:
         raise UserError("data: --shard-clips must be positive, --sampling-rate and --num-workers not negative")
+    if sampling_rate and not RATES[0] <= sampling_rate <= MOST_RATE:
+        raise UserError(f"data: --sampling-rate must be from {RATES[0]} to {MOST_RATE} Hz, not {sampling_rate}")
     if tokenizer is not None and sampling_rate != NOMINAL_RATE:
         raise UserError(f"data: --sampling-rate {sampling_rate}: tokens are made at {NOMINAL_RATE} Hz; leave it out")
     told = tokens.describe(str(tokenizer)) if tokenizer is not None else None

@@ -32,7 +32,7 @@ class Codec(nn.Module):
         if getattr(config, "audio_channels", 1) != 1 or getattr(config, "chunk_length_s", None):
             raise UserError(f"codec {name}: codes stereo or in chunks; take one of mono and any length, such as 24 kHz")
         there = getattr(config, CODEBOOKS[config.model_type])
-        self.streams = streams or there
+        self.streams = there if streams is None else streams
         if not 1 <= self.streams <= there:
             raise UserError(f"codec {name}: {self.streams} streams of {there} codebooks; choose from 1 to {there}")
         self.sampling_rate, self.hop = config.sampling_rate, _hop(config)

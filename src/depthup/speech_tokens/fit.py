@@ -101,7 +101,7 @@ def _check(
         raise UserError("tokenizer: --encoder needs recordings to cluster; name a manifest, e.g. train.jsonl")
     if not encoder and (sources or layer):
         raise UserError("tokenizer: without --encoder nothing is clustered; leave recordings and --layer out")
-    if not 2 <= clusters <= MOST_CLUSTERS or hours <= 0:
+    if not 2 <= clusters <= MOST_CLUSTERS or not hours > 0:
         raise UserError(f"tokenizer: --clusters must be from 2 to {MOST_CLUSTERS} and --hours positive")
     if directory.is_file() or (directory.is_dir() and any(directory.iterdir())):
         raise UserError(f"{directory}: is not empty, and nothing is overwritten; choose another --output")

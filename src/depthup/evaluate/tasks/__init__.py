@@ -53,6 +53,11 @@ def _row(line: str, fields: Sequence[str], where: str) -> dict[str, Any]:
     if missing:
         raise UserError(f"{where}: no field `{missing[0]}`; a question has {', '.join(fields)}")
     options = row.get("choices") or row.get("context_options") or []
-    if "gold" in fields and row["gold"] not in range(len(options)):
+    if not isinstance(options, list) or not all(isinstance(one, str) for one in options):
+        raise UserError(f"{where}: choices must be a list of texts, not {options!r}")
+    for name in ("query", "context"):
+        if not isinstance(row.get(name, ""), str):
+            raise UserError(f"{where}: `{name}` must be a text, not {row[name]!r}")
+    if "gold" in fields and (type(row["gold"]) is not int or row["gold"] not in range(len(options))):
         raise UserError(f"{where}: gold {row['gold']!r} is none of its {len(options)} choices, counted from 0")
     return {name: row[name] for name in fields}
