@@ -115,6 +115,11 @@ def test_weights_that_are_missing_are_said_to_be(tmp_path):
         encoder_kind(EncoderConfig(name=str(directory))).build(load_weights=True)
 
 
+def test_a_directory_that_is_not_there_is_said_not_to_be():
+    with pytest.raises(depthup.UserError, match=r"encoder \.\./nowhere/whisper: no such directory"):
+        encoder_kind(EncoderConfig(name="../nowhere/whisper"))
+
+
 def test_masks_on_samples_are_refused(tmp_path):
     encoder = {"name": str(save_encoder(tmp_path / "encoder", "hubert"))}
     recipe = load_recipe(save_recipe(tmp_path, encoder=encoder, augment={"time_masks": 2}))

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from depthup.errors import UserError
+from depthup.errors import UserError, not_loaded
 from depthup.model.encoders.kind import SAMPLING_RATE
 from depthup.model.fingerprint import fingerprint
 
@@ -67,5 +67,4 @@ def _load(auto_class: Any, name: str, **kwargs: Any) -> Any:
     try:
         return auto_class.from_pretrained(name, **kwargs)
     except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"codec {name}: cannot load it as a Hugging Face neural codec ({reason})") from error
+        raise not_loaded("codec", name, "neural codec", error) from error

@@ -12,7 +12,7 @@ from torch import nn
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, PreTrainedConfig
 
 from depthup.config import EncoderConfig
-from depthup.errors import UserError
+from depthup.errors import UserError, not_loaded
 from depthup.model.encoders.writer import Writer, Written
 from depthup.model.fingerprint import fingerprint
 
@@ -189,8 +189,7 @@ def from_hub(auto_class: Any, name: str, **kwargs: Any) -> Any:
     try:
         return auto_class.from_pretrained(name, **kwargs)
     except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"encoder {name}: cannot load it as a Hugging Face audio encoder ({reason})") from error
+        raise not_loaded("encoder", name, "audio encoder", error) from error
 
 
 def load_encoder_config(name: str) -> PreTrainedConfig:
