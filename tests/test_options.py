@@ -30,6 +30,9 @@ from depthup.model.packaged import fetch_base
         (["data", "x", "--output", "y", "--shard-clips", "0"], "data: argument --shard-clips: must be at least 1"),
         (["data", "x", "--output", "y", "--channel", "up"], "data: argument --channel: invalid choice: 'up'"),
         (["transcribe", "x", "y", "--loud"], "unrecognized arguments: --loud; `depthup transcribe --help` shows all"),
+        (["serve", "x", "--port", "99999"], "serve: --port is at most 65535, not 99999"),
+        (["serve", "x", "--max-request-seconds", "nan"], "serve: --max-request-seconds is a number above 0"),
+        (["serve", "x", "--batch-seconds", "inf"], "serve: --batch-seconds is 0 or more"),
         (["sweep", "x", "--jobs", "0"], "sweep: argument --jobs: must be at least 1, not 0"),
     ],
 )

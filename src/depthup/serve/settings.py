@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
 
 from depthup.errors import UserError
 
+MOST_PORT = 65535
 PACKAGES = ("fastapi", "multipart", "prometheus_client", "uvicorn", "websockets")
 
 
@@ -40,10 +42,12 @@ class Settings:
         if missing:
             raise UserError(f"serve: {', '.join(missing)} not installed; pip install 'depthup[serve]'")
         for name in ("max_upload_mb", "max_audio_minutes", "max_requests", "max_request_seconds", "max_tokens"):
-            if getattr(self, name) <= 0:
-                raise UserError(f"serve: --{name.replace('_', '-')} is above 0")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UserError(f"serve: --{name.replace('_', '-')} is a number above 0")
         for name in ("rows", "batch_seconds", "batch_wait_ms", "port"):
-            if getattr(self, name) < 0:
+            if not 0 <= getattr(self, name) < math.inf:
                 raise UserError(f"serve: --{name.replace('_', '-')} is 0 or more")
+        if self.port > MOST_PORT:
+            raise UserError(f"serve: --port is at most {MOST_PORT}, not {self.port}")
         if not self.api_key.isascii():
             raise UserError("serve: --api-key is of ASCII characters, since it travels in a header")
