@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any
 
 WAYS = {
-    "depthup, float32": {"tool": "depthup"},
+    "depthup, float32": {"tool": "depthup", "beam_size": 1},
+    "depthup, float32, five beams": {"tool": "depthup", "beam_size": 5},
     "faster-whisper, float32, greedy": {"tool": "faster_whisper", "compute_type": "float32", "beam_size": 1},
     "faster-whisper, int8, greedy": {"tool": "faster_whisper", "compute_type": "int8", "beam_size": 1},
+    "faster-whisper, float32, as it comes": {"tool": "faster_whisper", "compute_type": "float32", "beam_size": 5},
     "faster-whisper, int8, as it comes": {"tool": "faster_whisper", "compute_type": "int8", "beam_size": 5},
 }
 """As it comes: five beams, and another try at a higher temperature where it finds its text unlikely."""
@@ -40,7 +42,8 @@ def depthup(model: str, way: dict[str, Any], threads: int) -> Callable[[str, boo
 
     torch.set_num_threads(threads)
     loaded = api.load(model, device="cpu")
-    return lambda path, vad: api.transcribe(*loaded, path, vad="silero" if vad else "none").text
+    beams = way["beam_size"]
+    return lambda path, vad: api.transcribe(*loaded, path, vad="silero" if vad else "none", num_beams=beams).text
 
 
 def faster_whisper(model: str, way: dict[str, Any], threads: int) -> Callable[[str, bool], str]:
@@ -142,6 +145,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10.0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--only", help="ways whose name holds this")
+    parser.add_argument("--no-sounds", action="store_true", help="leave out what is no speech")
     parser.add_argument("--work", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
@@ -154,6 +158,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         groups, _ = groups_in(folder, options)
+        groups = {name: group for name, group in groups.items() if "said" in group or not options.no_sounds}
         for name, way in WAYS.items():
             if options.only and options.only not in name:
                 continue
