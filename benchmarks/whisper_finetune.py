@@ -69,9 +69,11 @@ def measure(model: Any, processor: Any, source: str, recipe: Recipe) -> dict[str
         batch = cuts[first : first + 16]
         samples = [read_audio(cut, 16000) for cut in batch]
         features = processor.feature_extractor(samples, sampling_rate=16000, return_tensors="pt")["input_features"]
-        options = {"language": recipe.encoder.language, "task": "transcribe"} if recipe.encoder.language else {}
+        prompt = torch.tensor([processor.tokenizer.prefix_tokens] * len(batch))  # language, task, no times
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
-            ids = model.generate(features.to(model.device), do_sample=False, num_beams=1, max_new_tokens=120, **options)
+            ids = model.generate(
+                features.to(model.device), decoder_input_ids=prompt, do_sample=False, max_new_tokens=99
+            )
         hypotheses += processor.batch_decode(ids, skip_special_tokens=True)
         references += [str(cut.supervisions[0].text) for cut in batch]
     report = score(references, hypotheses, language=recipe.encoder.language or "en")
