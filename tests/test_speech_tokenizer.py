@@ -173,7 +173,7 @@ REFUSED = {
     "no hours": (["--hours", "nan"], "--hours positive"),
     "more clusters than frames": (["--clusters", "5000"], "frames of audio for 5000 clusters"),
     "an encoder without weights": (["--encoder", "fbank"], "no weights to begin with"),
-    "no such codec": (["--codec", "NOWHERE"], "cannot load it as a Hugging Face neural codec"),
+    "no such codec": (["--codec", "NOWHERE"], "no such directory"),
 }
 
 

@@ -61,10 +61,13 @@ class LayerFrames(nn.Module):
         """One clip [samples] at 16 kHz -> frames [T, size], float32."""
         device = next(self.encoder.parameters()).device
         samples = np.pad(samples, (0, max(0, self.kind.shortest - len(samples))))
-        features = torch.from_numpy(self.kind.features(self.extractor, samples, None, str(device)))[None].to(device)
+        features = self.kind.features(self.extractor, samples, None, str(device))
         self.states = None
-        frames, lengths = self.encoder(features, torch.tensor([features.shape[1]], device=device))
-        frames = frames if self.states is None else self.states
+        frames, lengths = self.encoder(
+            self.kind.pad([features]).to(device), torch.tensor([len(features)], device=device)
+        )
+        if self.states is not None:
+            frames = self.states[:, : int(lengths)] if self.kind.thins else self.states
         if frames.shape[1] != int(lengths):
             raise UserError(f"encoder {self.name}: layer {self.layer} has another frame rate; leave the layer out")
         return frames[0].float()

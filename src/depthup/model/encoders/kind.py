@@ -54,6 +54,8 @@ class EncoderKind:
     """Samples of the longest clip, where there is a limit."""
     padded_length: Optional[int] = None
     """Features that every clip is padded to; else to the longest of its batch."""
+    thins: bool = False
+    """Behind the clip's own frames come a few that stand for silence."""
     leaks: bool = False
     """Padding reaches real frames, so clips go through one at a time."""
     trains: bool

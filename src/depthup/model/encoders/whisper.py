@@ -48,7 +48,7 @@ class Whisper(LogMel):
         if self.padded_length is None and not self.thins:
             return super().pad(clips)
         # Silence lies 8 orders of magnitude under a clip's loudest moment, which the extractor scales to 2.
-        longest = self.padded_length or max(len(clip) for clip in clips) + SETTLES
+        longest = self.padded_length or min(2 * self.most, max(len(clip) for clip in clips) + SETTLES)
         padded = torch.empty(len(clips), longest, self.feature_size)
         for row, clip in zip(padded, clips, strict=True):
             row[: len(clip)] = torch.from_numpy(clip)
