@@ -5,6 +5,7 @@ tests/test_docs_run.py trains what it writes.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -41,7 +42,9 @@ def written(path: Path, hours: float, machine: Machine = CPU, **options):
 def test_at_the_measured_hours_and_machine_it_is_the_measured_recipe(here):
     new = written(here / "a.yaml", 6.5, language="English")
     english = load_recipe(SHIPPED / "english.yaml")
-    assert (new.base, new.encoder, new.connector) == (english.base, english.encoder, english.connector)
+    # But for silence behind clips, with which fewer hours are needed before Whisper ends where speech does.
+    encoder = dataclasses.replace(english.encoder, pad_to_30s=None)
+    assert (new.base, new.encoder, new.connector) == (english.base, encoder, english.connector)
     assert (new.upscale, new.augment) == (english.upscale, english.augment)
     assert new.train.front_end_steps == pytest.approx(english.train.front_end_steps, rel=0.05)
     assert new.train.max_steps == pytest.approx(english.train.max_steps, rel=0.05)
