@@ -26,6 +26,7 @@ def test_what_is_malformed_does_no_harm(tmp_path: Path, kind: str, examples: int
     found = subprocess.run([*words, str(speech)] if speech.is_dir() else words, capture_output=True, text=True)
     kept = sorted(path.name for path in tmp_path.glob("current.*"))
     assert found.returncode == 0, f"exit {found.returncode} at {kept} in {tmp_path}:\n{found.stderr[-3000:]}"
+    assert "Traceback" not in found.stderr, found.stderr[-3000:]
     told = json.loads(found.stdout.splitlines()[-1])
     assert told[kind] == told["read"] + told["refused"] and min(told["read"], told["refused"]) > 0
     print(found.stdout)

@@ -152,6 +152,20 @@ class SoundfileDecoder:
         self.file.close()
 
 
+class _Places:
+    """A file that tells FFmpeg by -1 where it cannot go; an exception PyAV would print, and go on."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.read, self.tell, self.seekable = file, file.read, file.tell, file.seekable
+        self.name = getattr(file, "name", "<none>")
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, ValueError):
+            return -1
+
+
 class AvDecoder:
     """By FFmpeg."""
 
@@ -162,7 +176,7 @@ class AvDecoder:
         try:
             # Tags need not be text either.
             self.container: av.container.InputContainer = av.open(
-                self.file, "r", options={"format_whitelist": FORMATS}, metadata_errors="replace"
+                _Places(self.file), "r", options={"format_whitelist": FORMATS}, metadata_errors="replace"
             )
             self.tracks = len(self.container.streams.audio)
             if not self.tracks:
