@@ -77,7 +77,7 @@ class FrontEnd(nn.Module):
     @property
     def makes_out(self) -> bool:
         """Whether the front end alone can make out a transcript: by its CTC head, or the encoder's own decoder."""
-        writes = self.encoder.kind.writer is not None and not self.connector.positions_from_length
+        writes = self.encoder.kind.writer is not None and self.reads_draft
         return self.ctc_head is not None or writes
 
     def embed_speech(
@@ -92,7 +92,7 @@ class FrontEnd(nn.Module):
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths, self.connector.teaches_encoder or with_ctc)
             written = None
-            if not self.connector.positions_from_length:
+            if self.reads_draft:
                 temperature = self.connector.config.temperature if self.training else 0.0
                 pace = self.config.written_per_second
                 written = self.encoder.write(frames, lengths, pace, temperature, languages, guess)
@@ -204,7 +204,7 @@ class FrontEnd(nn.Module):
             )
         speech = self.embed_speech(input_features, input_lengths, with_ctc, languages, guess)
         is_speech = input_ids == self.config.audio_token_id
-        if not self.connector.positions_from_length:
+        if self.reads_draft:
             if int(is_speech.sum()) != len(speech.lengths):
                 raise ValueError(f"{int(is_speech.sum())} placeholders for {len(speech.lengths)} recordings")
             grown = grow(input_ids, is_speech, speech.lengths, attention_mask, labels)
