@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,3 +102,11 @@ def wav(samples: np.ndarray, rate: int = 16000, kind: str = "WAV") -> bytes:
     file = io.BytesIO()
     soundfile.write(file, samples, rate, format=kind)
     return file.getvalue()
+
+
+def until(what: Callable[[], Any], seconds: float = 20.0) -> None:
+    """Wait for it to hold; a request, say, is over a moment after its answer was read."""
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.01)

@@ -9,14 +9,13 @@ import os
 import random
 import socket
 import struct
-import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
-from serving import MODEL, Running, running, tiny_checkpoint, tone, wav
+from serving import MODEL, Running, running, tiny_checkpoint, tone, until, wav
 
 from depthup.serve import guard, run
 
@@ -24,14 +23,6 @@ CLIP = tone(0.5)
 KEY = "a key of some length"
 UPLOADS = int(os.environ.get("DEPTHUP_FUZZ", "50"))
 """500 by hand: DEPTHUP_FUZZ=500."""
-
-
-def falls_idle(server) -> bool:
-    """A request is over a moment after its answer was read."""
-    until = time.monotonic() + 5
-    while server.service.active and time.monotonic() < until:
-        time.sleep(0.01)
-    return server.service.active == 0
 
 
 @pytest.fixture(scope="module")
@@ -145,7 +136,7 @@ def test_a_slow_upload_and_one_that_takes_too_long_end(checkpoint, monkeypatch):
                 except TimeoutError:
                     pass
             assert answer[9:12] == b"504"
-        assert falls_idle(server)
+        until(lambda: server.service.active == 0, 5)
 
 
 def test_an_upload_that_breaks_off_is_no_error_of_the_server(server, caplog):
@@ -153,14 +144,13 @@ def test_an_upload_that_breaks_off_is_no_error_of_the_server(server, caplog):
     kind = "Content-Type: multipart/form-data; boundary=edge"
     head = f"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: 127.0.0.1\r\n{kind}\r\n"
     host, port = server.url.removeprefix("http://").split(":")
-    counted = server.value("depthup_requests_total", route="/v1/audio/transcriptions", status="499")
+    broken = {"route": "/v1/audio/transcriptions", "status": "499"}
+    counted = server.value("depthup_requests_total", **broken)
     with socket.create_connection((host, int(port)), timeout=10) as connection:
         connection.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body[:1000])
-    end = time.monotonic() + 10
-    while server.value("depthup_requests_total", route="/v1/audio/transcriptions", status="499") == counted:
-        assert time.monotonic() < end
-        time.sleep(0.01)
-    assert not caplog.records and falls_idle(server)
+    until(lambda: server.value("depthup_requests_total", **broken) != counted, 10)
+    assert not caplog.records
+    until(lambda: server.service.active == 0, 5)
 
 
 def test_a_full_disk_is_told_as_such_and_the_next_request_is_served(checkpoint, monkeypatch):
@@ -280,5 +270,5 @@ def test_damaged_uploads_neither_crash_nor_hang_nor_grow_it(server):
         sizes.append(process.memory_info().rss / 1e6)
     body, headers = form(wav(CLIP), model=MODEL)
     assert post(server, body, headers)[0] == 200
-    assert falls_idle(server)
+    until(lambda: server.service.active == 0, 5)
     assert sizes[-1] - sizes[len(sizes) // 5] < 100, sizes[:: max(1, len(sizes) // 10)]  # MB

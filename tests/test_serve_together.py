@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 
 import numpy as np
 import openai
 import pytest
-from serving import MODEL, VAD, Running, running, tiny_checkpoint, tone, wav
+from serving import MODEL, VAD, Running, running, tiny_checkpoint, tone, until, wav
 
 from depthup.serve.admission import choose
 from depthup.serve.rows import Answer, Row, Work
@@ -219,13 +218,6 @@ def test_what_was_told_is_heard_however_late_it_is_listened_to():
         return found
 
     assert asyncio.run(late()) == ["a", "ab", "abc", "a", "ab", "abc"]
-
-
-def until(what, seconds=20.0):
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 GATE = threading.Event()
