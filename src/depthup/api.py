@@ -194,6 +194,8 @@ def _train(run: Path, recipe: Recipe) -> Path:
 
 def _learn_pace(model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
     """How many tokens a second of this training set holds, after which answers about recordings end."""
+    if not recipe.data.train:  # of drafts that are simulated, which nobody spoke
+        return
     config, writer, clips = model.config, model.encoder.kind.writer, paced(recipe.data)
     config.tokens_per_second = tokens_per_second(clips, processor.answer_ids, ANSWER_AT_LEAST)
     if writer is not None:
