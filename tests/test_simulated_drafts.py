@@ -90,14 +90,12 @@ def test_a_draft_that_is_given_is_read_as_one_that_was_heard(recipe):
     model = SpeechLM.from_recipe(load_recipe(recipe)).eval()
     processor = SpeechProcessor.build(model.config)
     batch = processor.training_batch([np.zeros(8000, np.float32)], ["the cat"])
-    heard = model.hear(
-        *(batch[k] for k in ("input_ids", "input_features", "input_lengths", "attention_mask", "labels"))
-    )
+    names = ("input_ids", "input_features", "input_lengths", "attention_mask", "labels")
+    heard = model.hear(*(batch[name] for name in names))
     given = processor.drafted_batch(heard.speech.texts, ["the cat"])
-    if heard.speech.texts[0]:
-        assert torch.equal(given["speech_ids"], heard.speech_ids) and torch.equal(given["labels"], heard.labels)
-        embeds = model.get_input_embeddings()(given["input_ids"])
-        torch.testing.assert_close(embeds, heard.inputs_embeds)
+    assert heard.speech.texts[0] and torch.equal(given["speech_ids"], heard.speech_ids)
+    assert torch.equal(given["labels"], heard.labels)
+    torch.testing.assert_close(model.get_input_embeddings()(given["input_ids"]), heard.inputs_embeds)
 
 
 def test_no_recording_is_taken_away(recipe, tmp_path):
