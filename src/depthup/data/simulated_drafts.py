@@ -87,7 +87,6 @@ class Mistakes:
         """`shares` of the kinds of mistakes, as `OF_WORDS` has them."""
         self.kinds, self.shares = list(shares), list(shares.values())
         self.words = [unit for text in texts for unit in UNITS.findall(text) if not unit.isspace()]
-        self.letters = sorted({letter for word in self.words for letter in word})
         sounds = defaultdict(set)
         for word in set(self.words):
             sounds[sound(word)].add(word)
@@ -113,7 +112,8 @@ class Mistakes:
         return self._misspelled(unit, rng)
 
     def _misspelled(self, word: str, rng: np.random.Generator) -> str:
-        place, letter = rng.integers(len(word)), self.letters[rng.integers(len(self.letters))]
+        place, other = rng.integers(len(word)), self.words[rng.integers(len(self.words))]
+        letter = other[rng.integers(len(other))]
         change = rng.integers(3) if len(word) > 1 else 0  # a letter for another, one more, one less
         return word[:place] + (letter, letter + word[place], "")[change] + word[place + 1 :]
 
