@@ -15,6 +15,7 @@ from depthup import api, files
 from depthup.data import BatchStream, load_cuts, simulated_drafts
 from depthup.data.simulated_drafts import OF_LETTERS, OF_WORDS, Mistakes, SimulatedDrafts
 from depthup.evaluate import score
+from depthup.model.encoders.writer import Written
 from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.hardware import GPUS
@@ -89,11 +90,13 @@ def test_a_draft_that_is_given_is_read_as_one_that_was_heard(recipe):
     """By the same positions and embeddings, before the projection of what was heard has learnt anything."""
     model = SpeechLM.from_recipe(load_recipe(recipe)).eval()
     processor = SpeechProcessor.build(model.config)
+    states = torch.zeros(7, model.encoder.kind.output_size)
+    model.encoder.write = lambda *_: [Written("the cot", list(range(7)), states)]
     batch = processor.training_batch([np.zeros(8000, np.float32)], ["the cat"])
     names = ("input_ids", "input_features", "input_lengths", "attention_mask", "labels")
     heard = model.hear(*(batch[name] for name in names))
-    given = processor.drafted_batch(heard.speech.texts, ["the cat"])
-    assert heard.speech.texts[0] and torch.equal(given["speech_ids"], heard.speech_ids)
+    given = processor.drafted_batch(["the cot"], ["the cat"])
+    assert torch.equal(given["speech_ids"], heard.speech_ids)
     assert torch.equal(given["labels"], heard.labels)
     torch.testing.assert_close(model.get_input_embeddings()(given["input_ids"]), heard.inputs_embeds)
 
@@ -124,6 +127,16 @@ def test_training_needs_no_recordings_moves_the_layers_alone_and_resumes(recipe)
     files.remove(run / "checkpoint-10")
     again = api.load(api.train(load_recipe(recipe, ["--train.learning_rate=0.01"])))[0].state_dict()
     assert all(torch.equal(whole[name], again[name]) for name in whole)
+
+
+def test_a_front_end_learns_after_its_llm_did(recipe, tmp_path):
+    start = api.train(load_recipe(recipe, ["--train.max_steps=2"]))
+    words = ["--simulated_drafts.text=[]", "--encoder.train=true", "--train.front_end_steps=2", "--train.max_steps=1"]
+    words += [f"--data.train={save_recordings(tmp_path / 'more')}", f"--output_dir={tmp_path / 'heard'}"]
+    words += ["--train.learning_rate=0", "--train.ctc_weight=0"]
+    run = api.load(api.train(load_recipe(recipe, [*words, f"--init_from={start}"])))[0].state_dict()
+    layers = {name: tensor for name, tensor in api.load(start)[0].state_dict().items() if name.startswith("llm.")}
+    assert all(torch.equal(run[name], tensor) for name, tensor in layers.items())
 
 
 @pytest.mark.parametrize(

@@ -177,9 +177,9 @@ def _train(run: Path, recipe: Recipe) -> Path:
     if recipe.init_from:
         start = checkpoint.find(recipe.init_from)
         if recipe.init_part == "front_end":
-            checkpoint.load_trained(model, start, part=checkpoint.FRONT_END)
+            checkpoint.load_trained(model, start, starts=True, part=checkpoint.FRONT_END)
         else:
-            checkpoint.load_trained(model, start, may_lack="connector.ctc_head.")
+            checkpoint.load_trained(model, start, starts=True)
     if last:
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)

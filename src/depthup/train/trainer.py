@@ -98,7 +98,8 @@ class SpeechTrainer(Trainer):
 
     def _texts(self) -> dict[str, TextBatches]:
         """What takes the place of recordings in some batches, by the recipe's keys."""
-        recipe, processor, found = self.recipe, self.processing_class, {}
+        recipe, processor = self.recipe, self.processing_class
+        found: dict[str, TextBatches] = {}
         first = recipe.train.front_end_steps * self._batches_per_step
         if recipe.replay.text:
             found["replay.text"] = TextReplay(recipe.replay, processor.tokenizer, recipe.seed, first)
