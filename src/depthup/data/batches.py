@@ -74,9 +74,9 @@ class BatchStream(IterableDataset):
         texts: Mapping[str, TextBatches] | None = None,
     ) -> None:
         super().__init__()
-        self.clips = Sources(()) if cuts is None else cuts.data
-        assert isinstance(self.clips, Sources), "cuts must be what load_cuts gives"
-        weights = data.weights
+        sources = Sources(()) if cuts is None else cuts.data
+        assert isinstance(sources, Sources), "cuts must be what load_cuts gives"
+        self.clips, weights = sources, data.weights
         if data.balance and cuts is not None:
             self.clips = by_value(self.clips, data.balance)
             weights = [1.0] * len(self.clips.parts)
