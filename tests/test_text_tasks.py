@@ -6,6 +6,7 @@ import copy
 import json
 import random
 from pathlib import Path
+from statistics import stdev
 
 import pytest
 import torch
@@ -234,6 +235,9 @@ def test_scores_are_those_worked_out_by_hand(tmp_path, base, tokenizer, batch_si
     assert capsys.readouterr() == ("", "")  # no terminal, no progress bars
     assert scores["openbookqa"].chance == pytest.approx((1 / 2 + 1 / 3 + 1 / 4) / 3)
     assert [scores[name].chance for name in ("winogrande", "lambada_openai")] == [0.5, 0]
+    pairs = [[by_hand(m, tokenizer, [asked(row)]) for m in (base, model)] for row in rows]
+    apart = [before - after for before, after in pairs]
+    assert scores["openbookqa"].lost_stderr == pytest.approx(stdev(apart) / len(apart) ** 0.5) > 0
     p, n = scores["winogrande"].score, len(fill)
     assert scores["winogrande"].stderr == pytest.approx((p * (1 - p) / (n - 1)) ** 0.5)
 
@@ -429,16 +433,19 @@ def test_without_lm_eval_the_extra_is_named(monkeypatch, base, tokenizer):
 
 def test_degradation():
     tasks = {
-        "a": {"score": 0.5, "base": 0.75, "chance": 0.25},
-        "b": {"score": 0.5, "base": 0.25, "chance": 0.5},
-        "c": {"score": 0.0, "base": 0.0, "chance": 0.0},
+        "a": {"score": 0.5, "base": 0.75, "chance": 0.25, "lost_stderr": 0.04},
+        "b": {"score": 0.5, "base": 0.25, "chance": 0.5, "lost_stderr": 0.03},
+        "c": {"score": 0.0, "base": 0.0, "chance": 0.0, "lost_stderr": 0.0},
     }
     found = degradation(tasks)
-    assert found["tasks"]["a"] == {"points": 0.25, "relative": pytest.approx(1 / 3), "above_chance": 0.5}
-    assert found["tasks"]["b"] == {"points": -0.25, "relative": -1.0, "above_chance": None}
-    assert found["tasks"]["c"] == {"points": 0.0, "relative": None, "above_chance": None}
-    assert found["mean"] == {"points": 0.0, "relative": 0.0, "above_chance": 0.0}
+    third = pytest.approx(1 / 3)
+    assert found["tasks"]["a"] == {"points": 0.25, "stderr": 0.04, "relative": third, "above_chance": 0.5}
+    assert found["tasks"]["b"] == {"points": -0.25, "stderr": 0.03, "relative": -1.0, "above_chance": None}
+    assert found["tasks"]["c"] == {"points": 0.0, "stderr": 0.0, "relative": None, "above_chance": None}
+    assert found["mean"] == {"points": 0.0, "stderr": pytest.approx(0.05 / 3), "relative": 0.0, "above_chance": 0.0}
     assert degradation({"a": tasks["a"]})["mean"] == found["tasks"]["a"]
+    before = {key: value for key, value in tasks["b"].items() if key != "lost_stderr"}  # kept by an older version
+    assert degradation({"a": tasks["a"], "b": before})["mean"]["stderr"] is None
     assert set(degradation({})["mean"].values()) == {None}
 
 
@@ -447,12 +454,13 @@ def test_the_table_shows_losses_and_identity():
         "a": {"score": 0.5, "stderr": 0.05, "base": 0.75, "chance": 0.25, "questions": 100, "identical": False},
         "b": {"score": 0.4, "stderr": 0.05, "base": 0.4, "chance": 0.5, "questions": 80, "identical": True},
     }
+    tasks["a"]["lost_stderr"], tasks["b"]["lost_stderr"] = 0.02, 0.0
     console = Console(width=120, record=True, quiet=False)
     print_tasks(tasks, console)
     lines = [line.replace("│", " ").split() for line in console.export_text().splitlines()]
-    assert ["a", "100", "75.0", "50.0", "±", "5.0", "25.0", "33.3", "%", "50.0", "%"] in lines
+    assert ["a", "100", "75.0", "50.0", "±", "5.0", "25.0", "±", "2.0", "33.3", "%", "50.0", "%"] in lines
     assert ["b", "80", "40.0", "identical", "0.0", "0.0", "%", "-"] in lines
-    assert ["mean", "57.5", "45.0", "12.5", "21.7", "%", "62.5", "%"] in lines
+    assert ["mean", "57.5", "45.0", "12.5", "±", "1.0", "21.7", "%", "62.5", "%"] in lines
 
 
 @pytest.mark.slow

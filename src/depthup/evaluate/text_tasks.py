@@ -8,14 +8,15 @@ import io
 import json
 import logging
 import math
+import statistics
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 
@@ -45,7 +46,12 @@ class Accuracy:
     score: float
     stderr: float
     chance: float
-    questions: int
+    right: list[int]
+    """1 for each question that was answered right, else 0."""
+
+    @property
+    def questions(self) -> int:
+        return len(self.right)
 
     @classmethod
     def over(cls, parts: Sequence[Accuracy]) -> Accuracy:
@@ -57,7 +63,12 @@ class Accuracy:
             sum(getattr(part, name) * part.questions for part in parts) / total for name in ("score", "chance")
         )
         stderr = math.sqrt(score * (1 - score) / (total - 1)) if total > 1 else 0.0
-        return cls(score, stderr, chance, total)
+        return cls(score, stderr, chance, [one for part in parts for one in part.right])
+
+    def stderr_beside(self, base: Accuracy) -> float:
+        """Standard error of what lies between two models that were asked the same questions, which are paired."""
+        apart = [own - theirs for own, theirs in zip(self.right, base.right, strict=True)]
+        return statistics.stdev(apart) / math.sqrt(len(apart)) if len(apart) > 1 else 0.0
 
 
 @dataclass
@@ -74,6 +85,8 @@ class TaskScore:
     chance: float
     questions: int
     identical: bool
+    lost_stderr: Optional[float] = None
+    """Of `base - score`, question by question; None for what was kept before it was reckoned."""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON."""
@@ -126,7 +139,14 @@ def text_tasks(
             pairs = [_scores(model, base, tokenizer, task, each, batch_size, trained) for task in parts]
             own, expected = (Accuracy.over(of) for of in zip(*pairs, strict=True))
             scores[name] = TaskScore(
-                METRIC, own.score, own.stderr, expected.score, own.chance, own.questions, model.keeps_text
+                METRIC,
+                own.score,
+                own.stderr,
+                expected.score,
+                own.chance,
+                own.questions,
+                model.keeps_text,
+                own.stderr_beside(expected),
             )
             stands()
     return scores
@@ -232,10 +252,10 @@ def accuracy(model: Any, tokenizer: Any, task: Any, limit: int | None = None, ba
         # Its simple_evaluate would also reseed all generators, and ask git, pip and the hub about this machine.
         results = evaluate(lm, {"tasks": {task.task_name: task}}, limit=limit, bootstrap_iters=0)
     samples = results["samples"][task.task_name]
-    right = [sample[METRIC] for sample in samples]
+    right = [int(sample[METRIC]) for sample in samples]
     by_choice = task.OUTPUT_TYPE == "multiple_choice"
     chance = mean([1 / len(task.doc_to_choice(sample["doc"])) for sample in samples]) if by_choice else 0.0
-    return Accuracy(mean(right), mean_stderr(right) if len(right) > 1 else 0.0, chance, len(right))
+    return Accuracy(mean(right), mean_stderr(right) if len(right) > 1 else 0.0, chance, right)
 
 
 def _check_identity(model: Any, base: Any, tokenizer: Any, task: Any) -> None:
@@ -259,7 +279,8 @@ def _key(model: Any, tokenizer: Any, task: Any, whose: Sequence[str]) -> str:
     config = model.config
     arithmetic = [config.base_hash, config.base_quantization, str(model.llm.dtype), model.device.type, *whose]
     asked = [(request.doc, request.args, _ids(tokenizer, request)) for request in task.instances]
-    what = json.dumps([arithmetic, lm_eval.__version__, task.task_name, asked], default=str)
+    kept = [field.name for field in fields(Accuracy)]
+    what = json.dumps([arithmetic, lm_eval.__version__, task.task_name, kept, asked], default=str)
     return hashlib.sha256(what.encode()).hexdigest()[:32]
 
 

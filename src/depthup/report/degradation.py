@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Optional
 
@@ -9,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 Loss = dict[str, Optional[float]]
-"""`points`, `relative` and `above_chance`, all fractions and positive where the adapted model is worse."""
+"""`points` with their `stderr`, `relative` and `above_chance`: fractions, positive where the adapted model is worse."""
 
 
 def degradation(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
@@ -18,22 +19,24 @@ def degradation(tasks: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     Args:
         tasks: for each task `score`, `base` and `chance` as fractions.
 
-    Returns {"tasks": {task: loss}, "mean": loss} where a loss has `points` (base - score), `relative` (points / base)
-    and `above_chance` (points / (base - chance)). A ratio is None where the base is no better than zero or chance,
-    and the mean of no tasks is None throughout. The mean's ratios are ratios of means, so that a task near chance
-    cannot outweigh the others.
+    Returns {"tasks": {task: loss}, "mean": loss} where a loss has `points` (base - score), their `stderr` where tasks
+    tell their `lost_stderr`, `relative` (points / base) and `above_chance` (points / (base - chance)). A ratio is None
+    where the base is no better than zero or chance, and the mean of no tasks is None throughout. The mean's ratios are
+    ratios of means, so that a task near chance cannot outweigh the others.
     """
     return {"tasks": {name: _loss([task]) for name, task in tasks.items()}, "mean": _loss(list(tasks.values()))}
 
 
 def _loss(tasks: Sequence[Mapping[str, Any]]) -> Loss:
     if not tasks:
-        return {"points": None, "relative": None, "above_chance": None}
+        return dict.fromkeys(("points", "stderr", "relative", "above_chance"))
     base = _mean([task["base"] for task in tasks])
     points = _mean([task["base"] - task["score"] for task in tasks])
     above = _mean([task["base"] - task["chance"] for task in tasks])
+    errors = [task["lost_stderr"] for task in tasks if task.get("lost_stderr") is not None]
     return {
         "points": points,
+        "stderr": math.hypot(*errors) / len(tasks) if len(errors) == len(tasks) else None,
         "relative": points / base if base > 0 else None,
         "above_chance": points / above if above > 0 else None,
     }
@@ -62,6 +65,7 @@ def print_tasks(tasks: Mapping[str, Mapping[str, Any]], console: Console | None 
 
 def _shown(loss: Loss) -> list[str]:
     """Points and percentages; a dash where there is no ratio."""
-    points, *ratios = loss["points"], loss["relative"], loss["above_chance"]
+    points, stderr, *ratios = loss.values()
     assert points is not None
-    return [f"{100 * points:.1f}", *("-" if ratio is None else f"{100 * ratio:.1f} %" for ratio in ratios)]
+    shown = f"{100 * points:.1f}" + (f" ± {100 * stderr:.1f}" if stderr else "")
+    return [shown, *("-" if ratio is None else f"{100 * ratio:.1f} %" for ratio in ratios)]

@@ -137,7 +137,7 @@ def _text(comparison: Comparison) -> Table:
     columns += [(task, _score(task)) for task in tasks]
     if tasks:
         columns += [
-            ("mean lost, points", _mean("points", _points)),
+            ("mean lost, points", _lost),
             ("relative to base", _mean("relative", _percent)),
             ("above chance", _mean("above_chance", _percent)),
             (
@@ -150,8 +150,9 @@ def _text(comparison: Comparison) -> Table:
     if len(columns) > 1:
         columns.append(("logits identical", lambda run: _yes(run.identical)))
     caption = (
-        "Scores in % with one standard error. Lost: the base's score minus the run's, in points, as a share of the "
-        "base's score, of its part above chance, and against the loss of full fine-tuning."
+        "Scores in % with one standard error. Lost: the base's score minus the run's, in points with the standard "
+        "error of that difference, as a share of the base's score, of its part above chance, and against the loss of "
+        "full fine-tuning."
     )
     table = _table("Text", columns, comparison, caption if tasks else "")
     for base in reversed(comparison.bases if tasks else []):
@@ -229,6 +230,11 @@ def _score(task: str) -> Callable[[Run], Cell]:
 
 def _mean(key: str, show: Callable[[float], str]) -> Callable[[Run], Cell]:
     return lambda run: _cell(run.degradation["mean"][key], show)
+
+
+def _lost(run: Run) -> Cell:
+    points, stderr = (run.degradation["mean"][key] for key in ("points", "stderr"))
+    return _cell(points, lambda lost: _points(lost) + (f" ± {_points(stderr)}" if stderr else ""))
 
 
 def _answers(name: str) -> Callable[[Run], Cell]:
