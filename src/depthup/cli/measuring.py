@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 from depthup.cli.options import (
     add_fields,
+    add_machine,
     add_measures,
     add_moved,
     command_parser,
     data_config,
     given_instruction,
     load,
+    on_machine,
 )
 from depthup.errors import UserError
 
@@ -29,13 +31,14 @@ def evaluate(words: list[str]) -> int:
     parser.add_argument("--output", metavar="DIR", help="write every clip there, the worst first: JSONL, and a page")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     add_moved(parser)
+    add_machine(parser)
     options = parser.parse_args(words)
     if not (options.asr or options.text or options.text_tasks):
         raise UserError("evaluate: nothing to measure; give --asr MANIFEST, --text FILE or --text-tasks TASK,...")
     if options.instruction is not None and not options.asr:
         raise UserError("evaluate: an instruction is about recordings; give --asr MANIFEST too")
 
-    model, processor = load(options)
+    model, processor = load(options, **on_machine(options))
     from depthup import api
     from depthup.evaluate import Evaluation
     from depthup.model.card import kept_current
