@@ -189,7 +189,7 @@ def test_shards_on_a_really_full_disk(undisturbed, small_disk, tmp_path, capsys)
     ballast = leave(small_disk, first * 3 // 2)
     assert main([*words, str(out)]) == 2
     assert "out: no space left on the disk" in capsys.readouterr().err.splitlines()[-1]
-    assert names(out / ".partial") == {"plan.json", "000000.json", "000000.npy"}
+    assert names(out / ".partial") == {"settings.json", "000000.json", "000000.npy"}
     ballast.unlink()
     assert main([*words, str(out)]) == 0
     for path in (tmp_path / "whole").rglob("*.*"):

@@ -322,7 +322,7 @@ def test_what_was_scored_before_something_failed_stands_and_is_not_scored_again(
     monkeypatch.setattr(module, "accuracy", failing)
     tasks = ("openbookqa", "arc_easy")
     with pytest.raises(RuntimeError, match="out of memory"):
-        run(model, tokenizer, base, folder, tasks, found=found, stands=lambda: stood.append(list(found)))
+        run(model, tokenizer, base, folder, tasks, scores=found, on_result=lambda: stood.append(list(found)))
     assert stood == [["openbookqa"]] and len(scored) == 4
     monkeypatch.setattr(module, "accuracy", lambda m, t, task, *o: scored.append(task) or accuracy(m, t, task, *o))
     again = run(model, tokenizer, base, folder, tasks)

@@ -63,8 +63,8 @@ def evaluate(words: list[str]) -> int:
             limit=options.limit,
             instruction=given_instruction(options, processor),
             output=options.output,
-            found=found,
-            stands=keep,
+            results=found,
+            on_result=keep,
         )
     finally:  # what was measured before something went wrong is told
         if options.json:

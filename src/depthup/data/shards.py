@@ -29,26 +29,27 @@ from depthup import files
 from depthup.config import DataConfig
 from depthup.data import tokens
 from depthup.data.audio import NOMINAL_RATE
-from depthup.data.cuts import FIRST_CLIPS, check_text, load_cuts
+from depthup.data.cuts import FIRST_CLIPS, load_cuts
 from depthup.data.mixing import Sources
 from depthup.data.reader import RATES
 from depthup.data.shar import MANIFEST, PARTIAL, SHARDS, TOKENIZER, is_remote, read_manifest, shard_files
 from depthup.data.shard_index import INDEX, index_shard, write_index
 from depthup.data.shard_writer import MOST_RATE, ShardWriter, Written
+from depthup.data.transcripts import check_text
 from depthup.data.workers import in_processes
 from depthup.errors import UserError
 from depthup.progress import ClipProgress
 
 log = logging.getLogger("depthup")
 
-PLAN = "plan.json"
+SETTINGS = "settings.json"
 # How many skipped clips the manifest names for each reason.
 NAMED = 5
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What decides the bytes of the shards; a directory holds those of one plan."""
+class ShardSettings:
+    """What decides the bytes of the shards; a directory holds those of one kind."""
 
     sources: list[list[str]]
     """Name and hash of each: of a file's contents, of names and sizes in a directory; empty for what is remote."""
@@ -99,12 +100,12 @@ def make_shards(
     cuts = load_cuts(names, data, texts="unchecked")
     _check_texts(cuts, data.text_field)
     hashes, fields = [[n, _fingerprint(n, root)] for n in names], (data.audio_field, data.text_field, data.channel)
-    plan = Plan(hashes, shard_clips, sampling_rate, *fields, told["hash"] if told else None)
+    settings = ShardSettings(hashes, shard_clips, sampling_rate, *fields, told["hash"] if told else None)
     if not root.exists():
         with files.made(root):
             pass
     with files.disk_guard(root), files.locked(root) if root.is_dir() else nullcontext():
-        complete = _claim(root, plan)
+        complete = _claim(root, settings)
         done = _complete_shards(root, complete) if complete else _finished_shards(root)
         if complete and len(done) == len(complete["shards"]) and not _damage((root / INDEX, complete["index"])):
             log.warning("%s: these shards are complete; nothing to do", root)
@@ -112,11 +113,11 @@ def make_shards(
         else:
             place = None if tokenizer is None else str(tokenizer)
             write = ShardWriter(root, sampling_rate, data.text_field, data.strict, place)
-            written = _write_missing(write, cuts, plan, done, num_workers)
+            written = _write_missing(write, cuts, settings, done, num_workers)
             if complete:
                 _check_repaired(root, complete, written)
             shards = done | written
-            manifest = complete or _manifest(plan, [shards[number] for number in sorted(shards)])
+            manifest = complete or _manifest(settings, [shards[number] for number in sorted(shards)])
             if told:
                 manifest[TOKENIZER] = told
             manifest["index"] = _write_index(root, [entry["number"] for entry in manifest["shards"]], told is not None)
@@ -176,14 +177,14 @@ def _fingerprint(source: str, output: Path) -> str:
     return hashlib.sha256(json.dumps(sizes).encode()).hexdigest() if sizes else ""
 
 
-def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
-    """Keep the plan beside the shards, or return the manifest of those that are complete; refuse anything else."""
+def _claim(root: Path, settings: ShardSettings) -> dict[str, Any] | None:
+    """Keep the settings beside the shards, or return the manifest of those that are complete; refuse anything else."""
     complete = read_manifest(str(root)) if (root / MANIFEST).is_file() else None
-    kept = root / PARTIAL / PLAN
+    kept = root / PARTIAL / SETTINGS
     if complete or kept.is_file():
-        old = complete["plan"] if complete else json.loads(kept.read_text())
-        old = {"channel": "mix", **old}  # older ones knew no other
-        changed = [name for name, value in asdict(plan).items() if old.get(name) != value]
+        old = complete.get("settings") or complete["plan"] if complete else json.loads(kept.read_text())
+        old = {"channel": "mix", **old}  # older ones knew no other, and called them a plan
+        changed = [name for name, value in asdict(settings).items() if old.get(name) != value]
         if changed:
             raise UserError(f"{root}: holds shards made with other {', '.join(changed)}; choose another --output")
     elif root.is_file() or (root.is_dir() and any(path.name != PARTIAL for path in root.iterdir())):
@@ -191,7 +192,7 @@ def _claim(root: Path, plan: Plan) -> dict[str, Any] | None:
     kept.parent.mkdir(parents=True, exist_ok=True)
     files.clear(root)
     files.clear(kept.parent)
-    files.write_json(kept, asdict(plan))
+    files.write_json(kept, asdict(settings))
     (root / SHARDS).mkdir(exist_ok=True)
     return complete
 
@@ -214,7 +215,7 @@ def _is_there(root: Path, shard: Written) -> bool:
 
 
 def _write_missing(
-    write: ShardWriter, cuts: CutSet, plan: Plan, done: dict[int, Written], num_workers: int
+    write: ShardWriter, cuts: CutSet, settings: ShardSettings, done: dict[int, Written], num_workers: int
 ) -> dict[int, Written]:
     written: dict[int, Written] = {}
     with ClipProgress(_num_clips(cuts)) as progress:
@@ -222,7 +223,7 @@ def _write_missing(
         def missing() -> Iterator[tuple[int, list[Cut]]]:
             clips = iter(cuts)  # type: ignore[call-overload]
             for number in count():
-                chunk = list(islice(clips, plan.shard_clips))
+                chunk = list(islice(clips, settings.shard_clips))
                 if not chunk:
                     return
                 if number in done:
@@ -259,7 +260,7 @@ def _rows(root: Path, number: int, of_tokens: bool) -> np.ndarray:
     return index_shard(cuts, tar)
 
 
-def _manifest(plan: Plan, shards: list[Written]) -> dict[str, Any]:
+def _manifest(settings: ShardSettings, shards: list[Written]) -> dict[str, Any]:
     """All that is known of the shards; raises UserError where no clip is left."""
     speakers: Counter[str] = Counter()
     languages: Counter[str] = Counter()
@@ -282,7 +283,7 @@ def _manifest(plan: Plan, shards: list[Written]) -> dict[str, Any]:
         "language_hours": {name: round(of / 3600, 6) for name, of in sorted(languages.items())},
         "clipped": sum(shard.clipped for shard in shards),
         "skipped": skipped,
-        "plan": asdict(plan),
+        "settings": asdict(settings),
         "shards": [
             {"number": shard.number, "clips": shard.clips, "seconds": round(shard.seconds, 3), "files": shard.files}
             for shard in shards

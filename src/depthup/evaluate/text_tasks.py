@@ -101,8 +101,8 @@ def text_tasks(
     data_dir: str | Path | None = None,
     limit: int | None = None,
     batch_size: int = 8,
-    found: dict[str, TaskScore] | None = None,
-    stands: Callable[[], object] = lambda: None,
+    scores: dict[str, TaskScore] | None = None,
+    on_result: Callable[[], object] = lambda: None,
 ) -> dict[str, TaskScore]:
     """Score an adapted model and its base on lm-eval tasks.
 
@@ -122,15 +122,15 @@ def text_tasks(
             it data sets come from the hub.
         limit: most questions per task, the first ones; of a group as many from each of its parts, at least one.
         batch_size: requests per forward pass.
-        found: what the scores are added to as they come, by default a new dictionary.
-        stands: called after each task, when `found` holds it.
+        scores: what is found is added to them as it comes, by default to a new dictionary.
+        on_result: called after each task, when `scores` holds it.
 
     Raises UserError for an unknown task, missing or bad data, a task that has no `acc`, and without lm-eval;
     RuntimeError where logits differ that must not.
     """
     if limit is not None and limit < 1:
         raise UserError(f"limit {limit}: must be at least 1 question")
-    scores = {} if found is None else found
+    scores = {} if scores is None else scores
     base = cache(lambda: base_factory().to(model.device))
     trained = _trained(model)
     with inference(model):
@@ -148,7 +148,7 @@ def text_tasks(
                 model.keeps_text,
                 own.stderr_beside(expected),
             )
-            stands()
+            on_result()
     return scores
 
 
