@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from small_run import save_base, save_recipe
+from small_run import save_base, save_recipe, save_whisper
 from tiny import shake, tiny_base
 
 import depthup
+from depthup.model.checkpoint import FRONT_END, load_trained
 from depthup.model.fingerprint import fingerprint
 from depthup.recipe import load_recipe
 
@@ -114,6 +115,22 @@ def test_the_whole_model_goes_to_one_device(tmp_path):
     for device_map in ("balanced", {"llm": "cpu", "encoder": 1}, "gpu"):
         with pytest.raises(depthup.UserError, match="device_map .*goes to one device"):
             depthup.SpeechLM.from_pretrained(checkpoint, device_map=device_map)
+
+
+def test_a_front_end_that_heard_no_silence_starts_none_that_hears_it(tmp_path):
+    whisper = str(save_whisper(tmp_path / "whisper", positions=100))
+    _, without = saved(tmp_path, encoder={"name": whisper, "train": True, "pad_to_30s": False})
+    model, few = depthup.SpeechLM.from_pretrained(without), depthup.SpeechLM.from_pretrained(without).config
+    load_trained(model, without, part=FRONT_END)
+    few.encoder = few.encoder | {"pad_to_30s": None}
+    model.config = few
+    with pytest.raises(depthup.UserError, match=r"encoder.pad_to_30s False, which is None here; give the same"):
+        load_trained(model, without, part=FRONT_END)
+    # An encoder that pads to no 30 s means the same by both.
+    model, plain = saved(tmp_path / "plain")
+    assert model.config.encoder["pad_to_30s"] is None
+    model.config.encoder = model.config.encoder | {"pad_to_30s": False}
+    load_trained(model, plain)
 
 
 def test_unknown_arguments_are_refused(tmp_path):

@@ -18,6 +18,7 @@ from transformers import ProcessorMixin
 from depthup import files
 from depthup.errors import UserError
 from depthup.model.card import write_card
+from depthup.model.encoders import kept_kind
 from depthup.model.remote_code import write_code
 from depthup.model.standalone import is_inside
 from depthup.model.stored import INDEX, WEIGHTS, read, shapes
@@ -27,7 +28,7 @@ from depthup.registration import MODEL_TYPE
 FRONT_END = ("encoder.", "connector.")
 """How the names of its tensors begin."""
 MEANING = {
-    "encoder": ("frame_rate", "decoder", "num_mel_bins", "width", "num_layers"),
+    "encoder": ("frame_rate", "decoder", "pad_to_30s", "num_mel_bins", "width", "num_layers"),
     "connector": ("name", "slices"),
     "upscale": ("layer", "num_layers", "scope", "width", "feed_forward_width", "cgmlp_width", "kernel_size"),
     "lora": ("rank", "alpha"),
@@ -125,19 +126,17 @@ def write(
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
-def load_trained(model: Trained, directory: Path, starts: bool = False, part: tuple[str, ...] = ("",)) -> None:
+def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tuple[str, ...] = ("",)) -> None:
     """Fill in the trained tensors of a checkpoint, or those of one `part`, by the beginnings of their names.
 
-    Where it `starts` another run, it may lack a CTC head, and the encoder, if that stayed as it came.
-
-    Raises UserError when it is truncated, holds other tensors, or was trained with another base or speech encoder.
+    Raises UserError when it is truncated, holds other tensors, or was trained with another base or speech encoder; it
+    may lack tensors named `may_lack`...
     """
     wanted = {name: tensor for name, tensor in trained_tensors(model).items() if name.startswith(part)}
-    kept = _check_kept(model, directory, part == FRONT_END)
+    _check_kept(model, directory, part == FRONT_END)
     there = {name: shape for name, shape in shapes(directory).items() if name.startswith(part)}
     there = {name: shape for name, shape in there.items() if name in wanted or not is_inside(name)}
-    frozen = () if (kept.get("encoder") or {}).get("train", True) else ("encoder.",)
-    allowed = {name for name in wanted if starts and name.startswith(("connector.ctc_head.", *frozen))}
+    allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
     if odd := sorted((there.keys() | allowed) ^ wanted.keys()):
         raise UserError(f"{directory}: {len(odd)} tensors too many or missing, such as {odd[0]}; other layers?")
     for name, shape in there.items():
@@ -147,16 +146,16 @@ def load_trained(model: Trained, directory: Path, starts: bool = False, part: tu
         wanted[name].copy_(tensor)
 
 
-def _check_kept(model: Trained, directory: Path, front_end: bool) -> dict[str, Any]:
-    """The checkpoint's configuration, which must mean the same by its tensors as the model does."""
+def _check_kept(model: Trained, directory: Path, front_end: bool) -> None:
     kept = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     for key, what in {"encoder_hash": "speech encoder", **({} if front_end else {"base_hash": "base"})}.items():
         before, now = kept.get(key), getattr(model.config, key)
         if before and now and before != now:
             raise UserError(f"{directory}: was trained with another {what}; give the same one, or begin another run")
     sections = list(MEANING)[:2] if front_end else list(MEANING)
+    there, here = _settings(kept), _settings(model.config.to_dict())
     for section in sections:
-        before, now = kept.get(section) or {}, getattr(model.config, section) or {}
+        before, now = there[section], here[section]
         if "layer" in before and before["layer"] == now.get("layer"):  # its kind's own settings
             before, now = ({**told, **told[told["layer"]]} for told in (before, now))
         for key in MEANING[section]:
@@ -165,4 +164,10 @@ def _check_kept(model: Trained, directory: Path, front_end: bool) -> dict[str, A
                     f"{directory}: was trained with {section}.{key} {before[key]}, which is {now[key]} here; "
                     "give the same, or begin another run"
                 )
-    return kept
+
+
+def _settings(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The sections of `MEANING`; where the kind of encoder makes nothing of a setting, it is what the kind does."""
+    sections = {name: config.get(name) or {} for name in MEANING}
+    kind = kept_kind(sections["encoder"], config.get("encoder_config"))
+    return sections | {"encoder": sections["encoder"] | {"pad_to_30s": kind.pads_to_30s}}

@@ -66,6 +66,11 @@ class EncoderKind:
     def __init__(self, config: EncoderConfig, hf_config: Optional[PreTrainedConfig] = None) -> None:
         self.config, self.hf_config, self.trains = config, hf_config, config.train
 
+    @property
+    def pads_to_30s(self) -> Optional[bool]:
+        """What `encoder.pad_to_30s` comes to: false for kinds that take clips as they are, whatever it says."""
+        return None if self.thins else self.padded_length is not None
+
     def feature_extractor(self) -> Any:
         """The Hugging Face feature extractor that goes with it, whose settings a checkpoint keeps. Raises UserError."""
         extractor = from_hub(AutoFeatureExtractor, self.config.name)
