@@ -17,6 +17,7 @@ from depthup.cli.options import (
     given_instruction,
     load,
     on_machine,
+    quiet,
 )
 
 
@@ -48,10 +49,21 @@ def transcribe(words: list[str]) -> int:
     from depthup.transcribe.output import output_to, transcribe_to
 
     output = output_to(options.output, options.audio, options.format)
+    if options.language is not None:
+        _refuse_language(options.checkpoint, options.language)
     model, processor = load(options, **on_machine(options))
     names = ("language", "prompt", "hotwords", "fallback", "channel", "vad", "batch_seconds", "num_beams")
     asked = {name: getattr(options, name) for name in names} | {"instruction": given_instruction(options, processor)}
     return 0 if transcribe_to(output, model, processor, options.audio, asked) else 2
+
+
+def _refuse_language(name: str, language: str) -> None:
+    """Raises UserError where the model cannot be told a language, before its weights are read."""
+    quiet()
+    from depthup.model import checkpoint
+    from depthup.model.processor import SpeechProcessor
+
+    SpeechProcessor.kept_in(checkpoint.find(name)).languages(language, 1)
 
 
 def _channel(word: str) -> str | int:
