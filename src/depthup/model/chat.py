@@ -1,8 +1,11 @@
-"""Chat templates of text LLMs, made to take recordings."""
+"""Chat templates and conversations of text LLMs, made to take recordings."""
 
 from __future__ import annotations
 
-from typing import Union
+from collections.abc import Callable
+from typing import Any, Union
+
+import numpy as np
 
 from depthup.config import AUDIO_MARKER
 
@@ -42,3 +45,20 @@ def with_audio(template: Templates) -> Templates:
 
 def _with_head(template: str) -> str:
     return template if template.startswith(_HEAD) else _HEAD + template
+
+
+def with_recordings(conversation: Any, read: Callable[[Any], np.ndarray]) -> Any:
+    """The conversation, or conversations, with the samples of each recording under `audio`."""
+    if conversation and isinstance(conversation[0], (list, tuple)):
+        return [with_recordings(one, read) for one in conversation]
+
+    def part_of(part: dict[str, Any]) -> dict[str, Any]:
+        found = [part[key] for key in ("audio", "path", "url") if part.get(key) is not None]
+        return {"type": "audio", "audio": read(found[0])} if part["type"] == "audio" and found else part
+
+    return [
+        {**message, "content": [part_of(part) for part in message["content"]]}
+        if isinstance(message.get("content"), (list, tuple))
+        else message
+        for message in conversation
+    ]

@@ -199,3 +199,20 @@ def _resolved_lora(recipe: Recipe, base: PreTrainedConfig) -> dict[str, Any]:
     lora = recipe.lora
     rank = matched_rank(base, recipe.upscale) if lora.rank == "matched" else lora.rank
     return {**dataclasses.asdict(lora), "rank": rank, "alpha": 2.0 * rank if lora.alpha is None else lora.alpha}
+
+
+def frame_stack(encoder_rate: float, wanted_rate: float) -> int:
+    """Encoder frames in a speech frame of the LLM, both in frames a second. Raises UserError."""
+    stack = max(1, round(encoder_rate / wanted_rate))
+    if abs(encoder_rate / stack - wanted_rate) > 0.1:
+        raise UserError(
+            f"encoder.frame_rate {wanted_rate:g}: the encoder gives {encoder_rate:g} frames a second to stack; "
+            f"choose {encoder_rate:g} divided by a whole number, such as {encoder_rate / stack:.4g}"
+        )
+    return stack
+
+
+def ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
+    """CTC outputs per state that the head reads, of so many states a second; 0 without a CTC head."""
+    wanted = recipe.train.ctc_weight > 0 or recipe.train.front_end_steps > 0 or recipe.init_part == "front_end"
+    return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0

@@ -28,7 +28,7 @@ from depthup.model.adapt import adapt_llm, adapters_for, unadapted
 from depthup.model.attention_kernels import check_kernel, kernel_options
 from depthup.model.base import embedding_std, llm_class, load_base, load_base_config, resolve_dtype
 from depthup.model.checkpointed import Checkpointed
-from depthup.model.configuration import SpeechLMConfig, portable
+from depthup.model.configuration import SpeechLMConfig, ctc_outputs, frame_stack, portable
 from depthup.model.connectors import CONNECTORS, Speech
 from depthup.model.ctc import ctc_loss
 from depthup.model.encoders import encoder_kind, kept_kind, load_encoder_config
@@ -118,14 +118,14 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
                 )
             encoder = kind.build(load_weights)
         counted = CONNECTORS[recipe.connector.name].positions_from_length
-        stack = _frame_stack(kind.frame_rate, recipe.encoder.frame_rate) if counted else 1
+        stack = frame_stack(kind.frame_rate, recipe.encoder.frame_rate) if counted else 1
         config = SpeechLMConfig.from_recipe(
             recipe,
             base_config,
             frame_stack=stack,
             encoder_config=portable(kind.hf_config.to_dict()) if kind.hf_config is not None else None,
             encoder_hash=encoder.fingerprint() if load_weights else None,
-            ctc_outputs=_ctc_outputs(recipe, kind.frame_rate / stack),
+            ctc_outputs=ctc_outputs(recipe, kind.frame_rate / stack),
         )
         if not load_weights:
             return cls(config, encoder=encoder)
@@ -211,9 +211,8 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         Args:
             input_ids: [B, T], with the placeholder id at each speech frame.
             attention_mask: [B, cached + T], 1 where a position is real.
-            inputs_embeds: [B, T, hidden] instead of `input_ids` and features.
-            speech_ids: [B, T], without features: which positions are speech (the number of the audio piece) and which
-                are text (0). Beside `input_ids` their tokens are a draft that was not heard but given.
+            inputs_embeds: [B, T, hidden] instead of `input_ids` and features, with `speech_ids` [B, T] saying which
+                positions are speech (the number of the audio piece) and which are text (0).
             input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
             input_languages: [N] numbers of what a multilingual Whisper's decoder is told, negative for its own choice.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
@@ -374,21 +373,6 @@ def _refuse_assistants(options: dict[str, Any]) -> None:
             f"generate: {given[0]} does not hear; with speech give prompt_lookup_num_tokens, or let depthup.transcribe "
             "draft from what was spelled"
         )
-
-
-def _frame_stack(encoder_rate: float, wanted_rate: float) -> int:
-    stack = max(1, round(encoder_rate / wanted_rate))
-    if abs(encoder_rate / stack - wanted_rate) > 0.1:
-        raise UserError(
-            f"encoder.frame_rate {wanted_rate:g}: the encoder gives {encoder_rate:g} frames a second to stack; "
-            f"choose {encoder_rate:g} divided by a whole number, such as {encoder_rate / stack:.4g}"
-        )
-    return stack
-
-
-def _ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
-    wanted = recipe.train.ctc_weight > 0 or recipe.train.front_end_steps > 0 or recipe.init_part == "front_end"
-    return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0
 
 
 def _with_ctc(outputs: CausalLMOutputWithPast, speech: Optional[Speech]) -> SpeechLMOutput:

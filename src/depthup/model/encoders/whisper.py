@@ -18,6 +18,8 @@ from depthup.model.encoders.writer import Writer, frame_mask
 
 SETTLES = 8
 """Features of silence behind a clip, after which all that the convolutions give is alike."""
+SETTLED = SETTLES // 2 - 2
+"""Frames behind a clip's own: the last one that sees nothing but silence, for which it stands however much there is."""
 
 
 class Whisper(LogMel):
@@ -82,7 +84,7 @@ class Whisper(LogMel):
         if self.thins:
             positions, counts = thinned(out_lengths, self.most)
             x = F.gelu(model.conv2(F.gelu(model.conv1(x)))).transpose(1, 2)
-            settled = positions.minimum(out_lengths[:, None] + SETTLES // 2 - 2).clamp(max=x.shape[1] - 1)
+            settled = positions.minimum(out_lengths[:, None] + SETTLED).clamp(max=x.shape[1] - 1)
             x = x.gather(1, settled[..., None].expand(-1, -1, x.shape[2]).to(x.device))
             x = x + model.embed_positions.weight[positions]
         else:
