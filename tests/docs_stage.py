@@ -91,6 +91,7 @@ def _save_speech(stage: Path) -> None:
     rows = [json.loads(line) for line in save_recordings(stage / "audio", 24).read_text().splitlines()]
     rows = [row | {"audio": f"audio/{row['audio']}", "accent": row["speaker"]} for row in rows]
     parts = {"train": rows, "validation": rows[:4], "test": rows[:4], "new": rows[4:8], "more": rows[8:12]}
+    parts["tasks"] = [rows[0], rows[0] | {"prompt": "Speech:<|audio|>\nIn French:", "text": "Bonjour."}]
     for name, part in parts.items():
         (stage / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     corpus = stage / "quickstart/corpus"

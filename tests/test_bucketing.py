@@ -63,7 +63,7 @@ class Processor:
     def seconds(self, clip):
         return len(clip) / RATE
 
-    def training_batch(self, audio, texts, feature_transform=None):
+    def training_batch(self, audio, texts, feature_transform, prompts):
         sums = [float(np.abs(samples).sum()) for samples in audio]
         return {"texts": torch.tensor([int(text) for text in texts]), "sums": torch.tensor(sums)}
 

@@ -51,7 +51,7 @@ class Processor:
     def seconds(self, clip):
         return len(clip) / RATE
 
-    def training_batch(self, audio, texts, feature_transform=None):
+    def training_batch(self, audio, texts, feature_transform, prompts):
         spectra = [feature_transform(np.abs(np.fft.rfft(clip, 4096))[:2000].reshape(100, 20)) for clip in audio]
         return {
             "texts": torch.tensor([int(text) for text in texts]),
@@ -491,8 +491,9 @@ def test_real_recordings(shared):
     data = DataConfig(batch_seconds=30)
 
     class Spoken(Processor):
-        def training_batch(self, audio, texts, feature_transform=None):
-            return super().training_batch(audio, [str(words.index(text)) for text in texts], feature_transform)
+        def training_batch(self, audio, texts, feature_transform, prompts):
+            numbers = [str(words.index(text)) for text in texts]
+            return super().training_batch(audio, numbers, feature_transform, prompts)
 
     stream = BatchStream(load_cuts(source, data), Spoken(), data, AugmentConfig(), seed=0)
     seen, seconds, batches = Counter(), 0.0, iter(stream)

@@ -446,7 +446,7 @@ class Processor:
     def seconds(self, clip):
         return len(clip) / RATE
 
-    def training_batch(self, audio, texts, feature_transform=None):
+    def training_batch(self, audio, texts, feature_transform, prompts):
         return {"numbers": torch.tensor([int(text.split()[-1]) for text in texts])}
 
 

@@ -131,6 +131,14 @@ def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(tmp_path):
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "precious"
 
 
+def test_a_validation_set_that_is_not_there_stops_no_training_at_its_end(tmp_path, monkeypatch):
+    recipe = save_recipe(tmp_path)
+    monkeypatch.setattr(depthup.SpeechLM, "from_recipe", None)
+    with pytest.raises(depthup.UserError, match="nowhere.jsonl: no such file"):
+        train(recipe, "--data.validation=nowhere.jsonl")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_loss_that_is_not_a_number_stops_the_run(tmp_path, monkeypatch):
     from depthup.model.speech_lm import SpeechLM
 

@@ -168,6 +168,8 @@ def _train(run: Path, recipe: Recipe) -> Path:
     if (run / checkpoint.WEIGHTS).is_file():
         log.warning("%s: this run is complete; nothing to do", run)
         return run
+    if recipe.data.validation:
+        check_source(recipe.data.validation, recipe.data)  # rather than when hours have been trained
     transformers_logging.set_verbosity_error()
     set_seed(recipe.seed)
     model = SpeechLM.from_recipe(recipe)
@@ -177,9 +179,9 @@ def _train(run: Path, recipe: Recipe) -> Path:
     if recipe.init_from:
         start = checkpoint.find(recipe.init_from)
         if recipe.init_part == "front_end":
-            checkpoint.load_trained(model, start, starts=True, part=checkpoint.FRONT_END)
+            checkpoint.load_trained(model, start, part=checkpoint.FRONT_END)
         else:
-            checkpoint.load_trained(model, start, starts=True)
+            checkpoint.load_trained(model, start, may_lack="connector.ctc_head.")
     if last:
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)
@@ -194,9 +196,12 @@ def _train(run: Path, recipe: Recipe) -> Path:
 
 def _learn_pace(model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
     """How many tokens a second of this training set holds, after which answers about recordings end."""
-    if not recipe.data.train:  # of drafts that are simulated, which nobody spoke
-        return
     config, writer, clips = model.config, model.encoder.kind.writer, paced(recipe.data)
+    if not clips and (recipe.train.front_end_steps or recipe.train.ctc_weight):
+        raise UserError(
+            "train.front_end_steps, train.ctc_weight: no clip of data.train has a transcript to learn from, since each "
+            "has a `prompt` of its own; set both to 0"
+        )
     config.tokens_per_second = tokens_per_second(clips, processor.answer_ids, ANSWER_AT_LEAST)
     if writer is not None:
         config.written_per_second = tokens_per_second(clips, writer.tokens, TOKENS_AT_LEAST)
@@ -241,8 +246,8 @@ def evaluate(
     limit: Optional[int] = None,
     instruction: Optional[Instruction] = None,
     output: Union[str, Path, None] = None,
-    found: Optional[Evaluation] = None,
-    stands: Callable[[], object] = lambda: None,
+    results: Optional[Evaluation] = None,
+    on_result: Callable[[], object] = lambda: None,
 ) -> Evaluation:
     """WER on recordings, drift from the base on a text, and scores of model and base on lm-eval tasks.
 
@@ -256,12 +261,12 @@ def evaluate(
         limit: most clips of each source, and most questions of each task.
         instruction: asked about the recordings of `asr` too, and compared with the base's answers to their transcripts.
         output: a directory for every clip of each source, the worst first, as JSONL and as a page.
-        found: what the results are added to as they come, by default a new one.
-        stands: called after each result, when `found` holds it.
+        results: what is found is added to it as it comes, by default to a new one.
+        on_result: called after each result, when `results` holds it.
 
     All inputs are looked at before anything is measured. Raises UserError.
     """
-    found, data = found or Evaluation(), data or DataConfig()
+    results, data = results or Evaluation(), data or DataConfig()
     asr = name_given(asr) if is_given(asr) else asr
     sources: Any = [asr] if isinstance(asr, str) else asr
     _check_inputs(sources, text, tasks, text_data, data, by)
@@ -272,24 +277,24 @@ def evaluate(
             pass
     for source in sources:
         audio = Path(output) / f"{file_name(source)}-audio" if output is not None else None
-        found.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit, keep_audio=audio)
-        stands()
+        results.asr[source] = evaluate_asr(model, processor, source, data, by=by, limit=limit, keep_audio=audio)
+        on_result()
         if output is not None:
-            write_clips(found.asr[source], source, Path(output))
+            write_clips(results.asr[source], source, Path(output))
     base = cache(lambda: model.load_base().to(model.device))
     if instruction is not None:
         for source in sources:
             answered = evaluate_instruction(model, base(), processor, source, instruction, data, limit)
-            found.instructions[source, instruction.text] = answered
-            stands()
+            results.instructions[source, instruction.text] = answered
+            on_result()
     if text is not None:
-        found.drift[str(text)] = text_report(model, base(), processor.tokenizer, Path(text))
-        stands()
+        results.drift[str(text)] = text_report(model, base(), processor.tokenizer, Path(text))
+        on_result()
     if tasks:
         from depthup.evaluate.text_tasks import text_tasks
 
-        text_tasks(model, processor.tokenizer, base, tasks, text_data, limit, found=found.tasks, stands=stands)
-    return found
+        text_tasks(model, processor.tokenizer, base, tasks, text_data, limit, scores=results.tasks, on_result=on_result)
+    return results
 
 
 def _check_inputs(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from depthup.data.augment import Augmenter
 from depthup.data.balance import by_value
 from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
+from depthup.data.replay import TextReplay
 from depthup.data.tokens import is_tokens, read_speech
-from depthup.data.transcripts import transcript
+from depthup.data.transcripts import prompt_and_answer
 from depthup.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,17 +36,6 @@ Planned = tuple[int, np.ndarray]
 """The epoch of a batch, and the numbers [clips] of its clips."""
 
 
-class TextBatches(Protocol):
-    """Batches of text between those of recordings, each as its number k and a seed alone decide."""
-
-    def takes(self, number: int) -> bool:
-        """Whether the batch of this number is one of these."""
-
-    def batch(self, number: int) -> Batch: ...
-
-    def fingerprint(self) -> str: ...
-
-
 class BatchStream(IterableDataset):
     """Batches for training, epoch after epoch without end, for `DataLoader(stream, batch_size=None)`.
 
@@ -55,8 +45,7 @@ class BatchStream(IterableDataset):
     Batches are numbered k = 0, 1, ... over all epochs. Rank r takes those with k % world_size == r, and augments batch
     k with a generator seeded by (seed, k): order and contents depend neither on workers nor on resuming. A bad clip is
     skipped, counted and named in the log; a batch of only bad clips gives way to the clips of the next one.
-    With `texts`, by the recipe's key, some batches are text instead, of the first that takes their number; where they
-    take all, `cuts` may be None.
+    With `replay` some batches are text instead.
 
     Raises `UserError` where no clip lasts between `data.min_duration` and `data.max_duration`; iterating, where every
     clip of an epoch is bad, and with `data.strict` at the first bad clip.
@@ -64,21 +53,21 @@ class BatchStream(IterableDataset):
 
     def __init__(
         self,
-        cuts: CutSet | None,
+        cuts: CutSet,
         processor: SpeechProcessor,
         data: DataConfig,
         augment: AugmentConfig,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        texts: Mapping[str, TextBatches] | None = None,
+        replay: TextReplay | None = None,
     ) -> None:
         super().__init__()
-        sources = Sources(()) if cuts is None else cuts.data
-        assert isinstance(sources, Sources), "cuts must be what load_cuts gives"
-        self.clips, weights = sources, data.weights
-        if data.balance and cuts is not None:
-            self.clips = by_value(self.clips, data.balance)
+        assert isinstance(cuts.data, Sources), "cuts must be what load_cuts gives"
+        weights = data.weights
+        self.clips = cuts.data
+        if data.balance:
+            self.clips = by_value(cuts.data, data.balance)
             weights = [1.0] * len(self.clips.parts)
         self.processor = processor
         # Slowed down, a clip must still be one that the encoder hears.
@@ -88,11 +77,9 @@ class BatchStream(IterableDataset):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.texts = dict(texts or {})
+        self.replay = replay
         self.num_skipped = 0
         self.num_bad = 0
-        if cuts is None:
-            return
         # Here, so that the workers of this process share what it reads.
         self.bucketing = Bucketing(self.clips, data, weights)
         if rank == 0:
@@ -104,7 +91,9 @@ class BatchStream(IterableDataset):
         found = {"data.train": self.clips.fingerprint()}
         if self.augmenter.source is not None:
             found["augment.noise"] = self.augmenter.source.fingerprint()
-        return found | {key: text.fingerprint() for key, text in self.texts.items()}
+        if self.replay is not None:
+            found["replay.text"] = self.replay.fingerprint()
+        return found
 
     def skip(self, num_batches: int) -> None:
         """Makes iteration start after this rank's first `num_batches`; they are only planned."""
@@ -120,9 +109,9 @@ class BatchStream(IterableDataset):
             due = step - self.num_skipped
             # The DataLoader takes batches from its workers in turn.
             mine = rank == self.rank and due >= 0 and due % num_workers == worker
-            if (text := next((text for text in self.texts.values() if text.takes(number)), None)) is not None:
+            if self.replay is not None and self.replay.takes(number):
                 if mine:
-                    yield text.batch(number)
+                    yield self.replay.batch(number)
                 continue
             planned = ahead.popleft() if ahead else next(plan)
             if mine:
@@ -166,9 +155,9 @@ class BatchStream(IterableDataset):
     def _collate(self, number: int, clips: list[tuple[Cut, np.ndarray]]) -> Batch:
         rng = np.random.default_rng([self.seed, number])
         audio = [speech if is_tokens(speech) else self.augmenter.waveform(speech, rng) for _, speech in clips]
-        texts = [transcript(str(cut.supervisions[0].text), self.data) for cut, _ in clips]
+        prompts, texts = zip(*(prompt_and_answer(cut, self.data) for cut, _ in clips), strict=True)
         batch = self.processor.training_batch(
-            audio, texts, feature_transform=lambda logmel: self.augmenter.features(logmel, rng)
+            audio, texts, feature_transform=lambda logmel: self.augmenter.features(logmel, rng), prompts=prompts
         )
         return {**batch, "seconds": torch.tensor(sum(map(self.processor.seconds, audio)))}
 

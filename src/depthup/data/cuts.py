@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import logging
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property, partial
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Literal, Union
 
 import numpy as np
@@ -27,10 +24,12 @@ from depthup.config import DataConfig
 from depthup.data.audio import audio_duration, audio_file, make_cut
 from depthup.data.folders import find_layout
 from depthup.data.given import PREFIX, Given, encoded, find_given
+from depthup.data.hub_datasets import datasets_library, open_dataset
 from depthup.data.manifest import CHANNELS, SUFFIXES, Stretch, rows, take_audio, take_stretch
 from depthup.data.mixing import Source, Sources
 from depthup.data.shar import is_shar, open_shar
 from depthup.data.spool import Spool
+from depthup.data.transcripts import PROMPT, check_characters, check_prompt, check_text
 from depthup.errors import UserError
 
 log = logging.getLogger("depthup")
@@ -38,7 +37,6 @@ log = logging.getLogger("depthup")
 Texts = Literal["words", "any", "unchecked"]
 # What `datasets` calls an audiofolder: a table beside the recordings, with their paths in `file_name`.
 AUDIOFOLDER_TABLES = ("metadata.jsonl", "metadata.csv")
-HUB_NAME = re.compile(r"(?P<name>[\w.-]+(/[\w.-]+)?)(/(?P<config>[\w.-]+))?:(?P<split>.+)")
 # `lhotse prepare` writes pairs of manifests whose names differ in one word.
 SUPERVISIONS, RECORDINGS = "_supervisions", "_recordings"
 FIRST_CLIPS = 10
@@ -55,8 +53,9 @@ def load_cuts(source: Union[str, Sequence[str]], config: DataConfig, texts: Text
     (`name:split`, `owner/name:split`, `owner/name/config:split`), or a local directory of one (`dir`, `dir:split`)
     saved by `save_to_disk`, of Parquet files, or of recordings with `metadata.csv`.
 
-    Every cut has one supervision with a text, which holds words unless `texts` says otherwise: `any` lets it be empty,
-    where nothing was said, and `unchecked` lets it be missing.
+    Every cut has one supervision with a text: what is said, or the answer to the `prompt` in `supervision.custom`. It
+    holds words unless `texts` says otherwise: `any` lets it be empty, where nothing was said, and `unchecked` lets it
+    be missing.
     A file whose header is asked for its duration and cannot be read gives a cut too: `read_audio` raises `BadAudio`.
 
     Raises `UserError`, here or while iterating, naming the source, line or field that is wrong.
@@ -122,16 +121,6 @@ def _given_cuts(given: Given, source: str, config: DataConfig, texts: Texts) -> 
     if hasattr(given, "cast_column"):
         return _dataset_cuts(given, source, config, texts)
     return RowCuts(given, source, config, texts)
-
-
-def open_dataset(source: str) -> Any:
-    """A Hugging Face dataset by name (`name:split`) or local directory. Raises UserError."""
-    directory, _, split = source.partition(":")
-    if Path(directory).expanduser().is_dir():
-        return _load_local_dataset(Path(directory).expanduser(), split)
-    if (match := HUB_NAME.fullmatch(source)) and not source.endswith(SUFFIXES):
-        return _load_dataset(match["name"], source, match["split"], match["config"])
-    raise UserError(f"{source}: no such file or directory (a Hugging Face dataset needs its split: `name:split`)")
 
 
 def _check_first(cuts: Source, source: str) -> None:
@@ -256,7 +245,7 @@ def _dataset_cuts(dataset: Any, source: str, config: DataConfig, texts: Texts) -
         if (column := getattr(config, option)) not in dataset.column_names:
             columns = ", ".join(dataset.column_names)
             raise UserError(f"{source}: no column `{column}`; set data.{option} to one of {columns}")
-    undecoded = dataset.cast_column(config.audio_field, _datasets(source).Audio(decode=False))
+    undecoded = dataset.cast_column(config.audio_field, datasets_library(source).Audio(decode=False))
     return DatasetCuts(undecoded, source, config, texts)
 
 
@@ -300,6 +289,7 @@ class DatasetCuts:
 
     def _cut(self, row: int, item: dict[str, Any]) -> Cut:
         where = f"{self.source}:{row}"
+        item = {name: value for name, value in item.items() if name not in self.config.ignore_fields}
         content = item.pop(self.config.audio_field)
         if content is None or (content["bytes"] is None and content["path"] is None):
             raise UserError(f"{where}: the row has no audio; filter it out of the dataset")
@@ -318,10 +308,11 @@ def _cut_from_fields(
     texts: Texts,
 ) -> Cut:
     """A cut of the fields of a row; `total` is the length of the recording where the row does not state the clip's."""
-    _check_characters(fields, where)
+    check_characters(fields, where)
     text = fields.pop(config.text_field, None)
     if texts != "unchecked":
         check_text(text, where, config.text_field, texts == "any")
+        check_prompt(fields.get(PROMPT), where)
     speaker, language = (_word(fields.pop(name, None)) for name in ("speaker", "language"))
     duration = stretch.duration
     if duration is None:
@@ -334,24 +325,6 @@ def _cut_from_fields(
 def _word(value: Any) -> str | None:
     """The name of a speaker or language, which may be written as a number."""
     return None if value is None or value == "" else str(value)
-
-
-def _check_characters(told: Any, where: str) -> None:
-    """Raises UserError for half of a character, which no tokenizer takes and no file can hold."""
-    try:
-        json.dumps(told, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start]
-        raise UserError(f"{where}: {half!r} is half of a character; write the text again") from None
-
-
-def check_text(text: Any, where: str, field: str = "text", may_be_empty: bool = False) -> None:
-    """Raises UserError unless `text` is a transcript."""
-    if text is None:
-        raise UserError(f"{where}: no field `{field}`; add the transcript, or name its field with data.text_field")
-    if not isinstance(text, str) or not (text.strip() or may_be_empty):
-        raise UserError(f"{where}: `{field}` must be a transcript that is not empty, not {text!r}; remove the clip")
-    _check_characters(text, where)
 
 
 def _lhotse_cut(fields: dict[str, Any], where: str) -> Cut:
@@ -369,34 +342,7 @@ def _checked(cut: Cut, where: str, texts: Texts) -> Cut:
                 f"{where}: cut {cut.id} has {len(cut.supervisions)} supervisions instead of one; "
                 f"run CutSet.trim_to_supervisions() on the manifest"
             )
-        check_text(cut.supervisions[0].text, f"{where}: cut {cut.id}", may_be_empty=texts == "any")
+        (told,), place = cut.supervisions, f"{where}: cut {cut.id}"
+        check_text(told.text, place, may_be_empty=texts == "any")
+        check_prompt((told.custom or {}).get(PROMPT), place)
     return cut
-
-
-def _load_local_dataset(path: Path, split: str) -> Any:
-    if (path / "state.json").is_file() or (path / "dataset_dict.json").is_file():
-        datasets = _datasets(str(path))
-        dataset = datasets.load_from_disk(str(path))
-        if not isinstance(dataset, datasets.DatasetDict):
-            return dataset
-        if split not in dataset:
-            raise UserError(f"{path}: name one of its splits: {', '.join(f'{path}:{name}' for name in dataset)}")
-        return dataset[split]
-    if not any(path.rglob("*.parquet")):
-        raise UserError(f"{path}: a directory without manifest, Shar or dataset files; give a .jsonl with transcripts")
-    return _load_dataset(str(path), str(path), split or "train")
-
-
-def _load_dataset(name_or_path: str, source: str, split: str, config: str | None = None) -> Any:
-    try:
-        return _datasets(source).load_dataset(name_or_path, config, split=split)
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{source}: cannot load the Hugging Face dataset: {reason}") from error
-
-
-def _datasets(source: str) -> ModuleType:
-    try:
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise UserError(f"{source}: Hugging Face datasets need `pip install depthup[datasets]`") from error

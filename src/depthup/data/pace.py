@@ -8,7 +8,7 @@ from typing import Any
 
 from depthup.config import DataConfig
 from depthup.data.cuts import load_cuts
-from depthup.data.transcripts import transcript
+from depthup.data.transcripts import prompt_and_answer
 
 CLIPS = 2000
 """Of each source, the first."""
@@ -20,10 +20,11 @@ SLOWEST = 2.0
 
 
 def paced(data: DataConfig) -> list[tuple[str, float]]:
-    """Transcripts and seconds of the first `CLIPS` clips of each source in `data.train`."""
+    """Transcripts and seconds among the first `CLIPS` clips of each source in `data.train`; answers are none."""
     sources = [data.train] if isinstance(data.train, str) else data.train
     cuts = (cut for source in sources for cut in islice(load_cuts(source, data), CLIPS))
-    return [(transcript(str(cut.supervisions[0].text), data), cut.duration) for cut in cuts]
+    told = ((*prompt_and_answer(cut, data), cut.duration) for cut in cuts)
+    return [(text, seconds) for prompt, text, seconds in told if prompt is None]
 
 
 def tokens_per_second(

@@ -19,11 +19,11 @@ from lhotse.utils import fastcopy
 
 from depthup import files
 from depthup.data.audio import AnyAudio, BadAudio, audio_file, read_audio, say_once
-from depthup.data.cuts import check_text
 from depthup.data.reader import describe
 from depthup.data.shar import PARTIAL, SHARDS, shard_files
 from depthup.data.shard_index import index_shard
 from depthup.data.tokens import tokenize
+from depthup.data.transcripts import PROMPT, check_prompt, check_text
 from depthup.errors import UserError
 
 # Lhotse notes in these where a cut was read from.
@@ -134,6 +134,7 @@ class ShardWriter:
             raise UserError(f"{cut.id}: not one supervision; run CutSet.trim_to_supervisions() on the manifest")
         (supervision,) = cut.supervisions
         check_text(supervision.text, cut.id, self.text_field)
+        check_prompt((supervision.custom or {}).get(PROMPT), cut.id)
         rate = self.sampling_rate or _own_rate(cut)
         if rate > MOST_RATE:
             raise UserError(f"{cut.id}: comes at {rate} Hz, and FLAC at {MOST_RATE} at most; give --sampling-rate")

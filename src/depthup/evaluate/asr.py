@@ -17,6 +17,7 @@ from depthup.data import BadAudio, load_cuts
 from depthup.data.audio import audio_file
 from depthup.data.cuts import check_rows, fields_of, load_sources
 from depthup.data.tokens import is_tokens, read_speech
+from depthup.data.transcripts import prompt_of
 from depthup.errors import UserError
 from depthup.evaluate.language import DEFAULT, rules, rules_or_default, written_language
 from depthup.evaluate.scores import SPEAKER, AsrReport, Heard, LanguageScore, score
@@ -90,7 +91,7 @@ def _hear(
     keep_audio: Path | None,
 ) -> list[Heard]:
     """The texts of some clips, of which the first is that of this number."""
-    texts = _texts(model, processor, [samples for _, samples in clips], data, batch_seconds)
+    texts = _texts(model, processor, clips, data, batch_seconds)
     found = []
     for place, ((cut, samples), text) in enumerate(zip(clips, texts, strict=True)):
         file, start = audio_file(cut), getattr(cut, "start", 0.0)
@@ -105,14 +106,28 @@ def _hear(
 
 
 def _texts(
-    model: Any, processor: Any, clips: list[np.ndarray], data: DataConfig, batch_seconds: float | None
+    model: Any,
+    processor: Any,
+    clips: Sequence[tuple[Cut, np.ndarray]],
+    data: DataConfig,
+    batch_seconds: float | None,
 ) -> list[str]:
-    """What is said in each clip; tokens, in which no pause can be seen, are heard whole."""
-    if clips and is_tokens(clips[0]):
-        return [segment.text for segment in transcribe_batch(model, processor, clips, batch_seconds=batch_seconds)]
-    longest = max(MAX_SECONDS, data.max_duration)
-    heard = transcribe_recordings(model, processor, clips, max_seconds=longest, batch_seconds=batch_seconds, vad="none")
-    return [transcript.text for transcript in heard]
+    """What is said in each clip, or answered to its own prompt; tokens, in which no pause is seen, are heard whole."""
+    prompts = [prompt_of(cut) for cut, _ in clips]
+    asked = {i: prompt for i, prompt in enumerate(prompts) if prompt is not None}
+    speech = [samples for (_, samples), prompt in zip(clips, prompts, strict=True) if prompt is None]
+    if speech and is_tokens(speech[0]):
+        said = [segment.text for segment in transcribe_batch(model, processor, speech, batch_seconds=batch_seconds)]
+    else:
+        longest = max(MAX_SECONDS, data.max_duration)
+        options: dict[str, Any] = {"max_seconds": longest, "batch_seconds": batch_seconds, "vad": "none"}
+        said = [transcript.text for transcript in transcribe_recordings(model, processor, speech, **options)]
+    if not asked:
+        return said
+    audio, own = [clips[i][1] for i in asked], list(asked.values())
+    answers = iter(transcribe_batch(model, processor, audio, prompts=own, batch_seconds=batch_seconds))
+    transcripts = iter(said)
+    return [next(answers).text if i in asked else next(transcripts) for i in range(len(clips))]
 
 
 def _score(heard: Sequence[Heard], by: Sequence[str], data: DataConfig, source: str, written: str | None) -> AsrReport:
@@ -154,6 +169,9 @@ def _check_fields(by: Sequence[str], found: Sequence[dict[str, str]], source: st
 def _read(cut: Cut, processor: Any, data: DataConfig) -> np.ndarray | str:
     """A clip's samples, or the line that says why there are none."""
     try:
+        if prompt_of(cut) and cut.duration > processor.longest_seconds:
+            at_once = f"{processor.longest_seconds:g} s can be heard at once"
+            raise BadAudio(f"{cut.id}: lasts {cut.duration:.1f} s; its prompt is about all of it, and {at_once}")
         return read_speech(cut, processor)
     except BadAudio as error:
         if data.strict:

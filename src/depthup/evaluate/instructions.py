@@ -16,6 +16,7 @@ from lhotse.cut import Cut
 from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts
 from depthup.data.tokens import read_speech
+from depthup.data.transcripts import prompt_of
 from depthup.errors import UserError
 from depthup.evaluate.text import kl_divergence
 from depthup.model.instruction import Instruction
@@ -98,6 +99,8 @@ def evaluate_instruction(
 
 def _read(cut: Cut, processor: Any, longest: float, strict: bool) -> np.ndarray | None:
     try:
+        if prompt_of(cut):
+            raise BadAudio(f"{cut.id}: its text answers its own `prompt`, and nobody tells what is said")
         if cut.duration > longest:
             raise BadAudio(f"{cut.id}: lasts {cut.duration:.1f} s, and {longest:g} s can be heard at once")
         return read_speech(cut, processor)

@@ -13,7 +13,7 @@ from depthup.config import DataConfig
 from depthup.data import BadAudio, load_cuts
 from depthup.data.audio import say_once
 from depthup.data.tokens import read_speech
-from depthup.data.transcripts import transcript
+from depthup.data.transcripts import prompt_and_answer
 from depthup.errors import UserError
 from depthup.transcribe.batches import batches_of_like_length, inference
 
@@ -48,8 +48,8 @@ def validation_loss(model: Any, processor: Any, source: str, data: DataConfig, l
     total, tokens = 0.0, 0
     with inference(model):
         for batch in batches_of_like_length([cut.duration for cut in cuts], data.batch_seconds):
-            texts = [transcript(str(cuts[i].supervisions[0].text), data) for i in batch]
-            inputs = processor.training_batch([audio[i] for i in batch], texts)
+            prompts, texts = zip(*(prompt_and_answer(cuts[i], data) for i in batch), strict=True)
+            inputs = processor.training_batch([audio[i] for i in batch], texts, prompts=prompts)
             inputs = {k: v.to(model.device) for k, v in inputs.items() if not k.startswith("ctc")}
             count = int((inputs["labels"] >= 0).sum())
             total += float(model(**inputs).loss) * count

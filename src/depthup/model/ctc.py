@@ -11,6 +11,8 @@ from torch import nn
 CLASSES = 257
 """The blank, and after it every byte."""
 BLANK = 0
+UNKNOWN = -1
+"""In the place of a transcript's length: nobody says what was said, and the clip counts nothing."""
 
 
 class CtcHead(nn.Module):
@@ -37,9 +39,11 @@ def ctc_loss(
     """Mean CTC loss per byte (Graves et al. 2006) of log_probs [N, L, 257].
 
     Clips too short for their text count nothing. labels [N, bytes] hold bytes + 1, padded; lengths and label_lengths
-    [N] say how much of each row is real.
+    [N] say how much of each row is real, or that nothing is known of it.
     """
-    return F.ctc_loss(log_probs.transpose(0, 1), labels, lengths, label_lengths, zero_infinity=True)
+    known, sizes = label_lengths > UNKNOWN, label_lengths.clamp(min=0)
+    each = F.ctc_loss(log_probs.transpose(0, 1), labels, lengths, sizes, reduction="none", zero_infinity=True)
+    return (each / sizes.clamp(min=1) * known).sum() / known.sum().clamp(min=1)
 
 
 def spell_timed(path: list[int]) -> tuple[str, list[int]]:

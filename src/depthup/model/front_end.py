@@ -16,7 +16,7 @@ from depthup.data.transcripts import spoken
 from depthup.errors import UserError
 from depthup.model.base import load_tokenizer
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
-from depthup.model.ctc import CtcHead
+from depthup.model.ctc import UNKNOWN, CtcHead
 from depthup.model.encoders.kind import SpeechEncoder
 from depthup.model.encoders.writer import frame_mask
 from depthup.model.positions import Heard, grow
@@ -102,7 +102,7 @@ class FrontEnd(nn.Module):
     def front_end_loss(
         self, features: torch.Tensor, lengths: torch.Tensor, labels: torch.Tensor, label_lengths: torch.Tensor
     ) -> torch.Tensor:
-        """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes].
+        """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes], where known.
 
         The CTC loss; with the encoder model's own decoder its cross-entropy, and a share of the CTC loss (hybrid
         CTC/attention, Watanabe et al. 2017).
@@ -114,7 +114,7 @@ class FrontEnd(nn.Module):
             if writer is None:
                 return spelled
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
-            texts = [bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
+            texts = [None if n == UNKNOWN else bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
             return writer.loss(self.encoder.model, frames, lengths, texts) + CTC_SHARE * spelled
 
     def likelihoods(

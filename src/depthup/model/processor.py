@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Optional, Union
@@ -15,9 +15,10 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 from depthup.config import AUDIO_MARKER, ConnectorConfig
 from depthup.errors import UserError
 from depthup.model.base import load_tokenizer
-from depthup.model.chat import Templates, with_audio
+from depthup.model.chat import Templates, with_audio, with_recordings
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.connectors import CONNECTORS
+from depthup.model.ctc import UNKNOWN
 from depthup.model.encoders import EncoderKind, kept_kind
 from depthup.model.encoders.kind import FeatureTransform
 from depthup.model.encoders.writer import AS_TRAINED
@@ -222,44 +223,35 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         return [waveform(clip, self.sampling_rate) for clip in clips]
 
     def training_batch(
-        self, audio: list[np.ndarray], texts: list[str], feature_transform: Optional[FeatureTransform] = None
+        self,
+        audio: Sequence[np.ndarray],
+        texts: Sequence[str],
+        feature_transform: Optional[FeatureTransform] = None,
+        prompts: Optional[Sequence[Optional[str]]] = None,
     ) -> dict[str, torch.Tensor]:
-        """Prompt and transcript for each clip, right-padded.
+        """Prompt and transcript for each clip, right-padded; a clip with a prompt of its own has an answer instead.
 
-        Returns what `__call__` does, and labels [B, T] with -100 wherever no transcript token stands, and
-        ctc_labels [N, L] (bytes + 1, padded with 0) with ctc_label_lengths [N].
+        Returns what `__call__` does, and labels [B, T] with -100 wherever no token of a text stands, and
+        ctc_labels [N, L] (bytes + 1, padded with 0) with ctc_label_lengths [N], -1 for answers, which nobody said.
         """
         features = [self.features(clip, feature_transform) for clip in audio]
         waiting = iter(features)
         rows, labels = [], []
-        for text in texts:
-            prompt = self._ids(self.prompt, waiting)
+        own = [None] * len(texts) if prompts is None else prompts
+        for asked, text in zip(own, texts, strict=True):
+            prompt = self._ids(asked or self.prompt, waiting)
             answer = self.answer_ids(text)
             rows.append(prompt + answer)
             labels.append([IGNORE] * len(prompt) + answer)
         batch = _pad_ids(rows, self.tokenizer.pad_token_id, "right") | self._pad_features(features)
-        spelled = [torch.tensor(list(text.strip().encode())) + 1 for text in texts]
+        said = ["" if asked else text.strip() for asked, text in zip(own, texts, strict=True)]
+        spelled = [torch.tensor(list(text.encode()), dtype=torch.long) + 1 for text in said]
+        sizes = [UNKNOWN if asked else len(text) for asked, text in zip(own, spelled, strict=True)]
         return batch | {
             "labels": _pad(labels, IGNORE, "right"),
             "ctc_labels": torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
-            "ctc_label_lengths": torch.tensor([len(s) for s in spelled]),
+            "ctc_label_lengths": torch.tensor(sizes),
         }
-
-    def drafted_batch(self, drafts: list[str], texts: list[str]) -> dict[str, torch.Tensor]:
-        """The same without recordings, for a model that reads drafts: prompt, draft in its place, and transcript.
-
-        Returns input_ids, attention_mask and labels [B, T], and speech_ids [B, T], 1 where the draft stands.
-        """
-        before, _, after = self.prompt.partition(AUDIO_MARKER)
-        first, last = self._encode(before, first=True), self._encode(after, first=False)
-        rows, speech, labels = [], [], []
-        for draft, text in zip(drafts, texts, strict=True):
-            heard, answer = self._encode(" " + draft, first=False), self.answer_ids(text)
-            rows.append(first + heard + last + answer)
-            speech.append([0] * len(first) + [1] * len(heard) + [0] * len(last + answer))
-            labels.append([IGNORE] * len(first + heard + last) + answer)
-        batch = _pad_ids(rows, self.tokenizer.pad_token_id, "right")
-        return batch | {"speech_ids": _pad(speech, 0, "right"), "labels": _pad(labels, IGNORE, "right")}
 
     def answer_ids(self, text: str) -> list[int]:
         """A transcript as the LLM is taught to write it, with its end of sequence."""
@@ -277,21 +269,23 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         audio: list[np.ndarray],
         device: str = "cpu",
         instruction: Optional[Instruction] = None,
-        prompt: Optional[str] = None,
+        prompt: Union[str, Sequence[str], None] = None,
         language: Optional[str] = None,
     ) -> dict[str, torch.Tensor]:
         """The recipe's prompt behind `prompt`, or an instruction's, for each clip, left-padded, for `model.generate`.
 
+        `prompt` may be one for each clip, and stands in the recipe's place where it holds `<|audio|>`.
         Raises UserError where both are given, or the model cannot be told a language.
         """
         if instruction is not None and prompt is not None:
             raise UserError("give a prompt or an instruction, not both")
         before: list[np.ndarray] = []
-        prompt = self._prompt_with(prompt)
+        prompts = [prompt] * len(audio) if prompt is None or isinstance(prompt, str) else list(prompt)
+        texts = [self._prompt_with(one) for one in prompts]
         if instruction is not None:
-            prompt, before = instruction.prompt(self.tokenizer), instruction.clips
+            texts, before = [instruction.prompt(self.tokenizer)] * len(audio), instruction.clips
         clips = [one for clip in audio for one in (*before, clip)]
-        return dict(self([prompt] * len(audio), clips, device=device, language=language))
+        return dict(self(texts, clips, device=device, language=language))
 
     def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
         """As any processor's: text, or with `tokenize=True, return_dict=True` the model's inputs.
@@ -302,7 +296,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         if kwargs.get("tokenize"):
             from depthup.data.waveform import waveform
 
-            conversation = _with_recordings(conversation, lambda audio: waveform(audio, self.sampling_rate))
+            conversation = with_recordings(conversation, lambda audio: waveform(audio, self.sampling_rate))
         return super().apply_chat_template(conversation, *args, **kwargs)
 
     def apply_transcription_request(
@@ -399,20 +393,3 @@ def _listed(audio: Any) -> list[Any]:
         return []
     several = isinstance(audio, (list, tuple)) or getattr(audio, "ndim", 1) > 1
     return list(audio) if several else [audio]
-
-
-def _with_recordings(conversation: Any, read: Callable[[Any], np.ndarray]) -> Any:
-    """The conversation, or conversations, with the samples of each recording under `audio`."""
-    if conversation and isinstance(conversation[0], (list, tuple)):
-        return [_with_recordings(one, read) for one in conversation]
-
-    def part_of(part: dict[str, Any]) -> dict[str, Any]:
-        found = [part[key] for key in ("audio", "path", "url") if part.get(key) is not None]
-        return {"type": "audio", "audio": read(found[0])} if part["type"] == "audio" and found else part
-
-    return [
-        {**message, "content": [part_of(part) for part in message["content"]]}
-        if isinstance(message.get("content"), (list, tuple))
-        else message
-        for message in conversation
-    ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -29,7 +30,12 @@ GUESSED_AT_ONCE = {"cpu": 8}
 
 
 def transcribe_batch(
-    model: Any, processor: Any, audio: Sequence[np.ndarray], on_text: Optional[Partial] = None, **options: Any
+    model: Any,
+    processor: Any,
+    audio: Sequence[np.ndarray],
+    on_text: Optional[Partial] = None,
+    prompts: Optional[Sequence[str]] = None,
+    **options: Any,
 ) -> list[Segment]:
     """Transcribe clips of any mix of lengths, without sampling; batches that the memory cannot hold are halved.
 
@@ -37,18 +43,26 @@ def transcribe_batch(
         audio: mono waveforms [samples] at the processor's rate, or speech tokens [T, streams].
         on_text: is told the number of a clip and its text so far whenever there is more of it, and answers whether to
             go on with that clip, whose text ends there if not. Beams say nothing before they are through.
+        prompts: one for each clip, with `<|audio|>` in it, in the place of the recipe's.
         options: fields of `Options`.
 
     Returns one segment per clip, in the order given, with times from the clip's beginning; its text may be empty.
     """
-    found = dict(hear(model, processor, audio, Options(**options), on_text))
+    found = dict(hear(model, processor, audio, Options(**options), on_text, prompts))
     return [found[i] for i in range(len(audio))]
 
 
 def hear(
-    model: Any, processor: Any, audio: Sequence[np.ndarray], options: Options, on_text: Optional[Partial] = None
+    model: Any,
+    processor: Any,
+    audio: Sequence[np.ndarray],
+    options: Options,
+    on_text: Optional[Partial] = None,
+    prompts: Optional[Sequence[str]] = None,
 ) -> Iterator[tuple[int, Segment]]:
     """As `transcribe_batch`, each segment with the number of its clip, batch by batch, long clips first."""
+    if prompts:
+        options = replace(options, prompt=prompts[0])  # one tells as well as all that no transcript is asked for
     refuse_what_cannot_act(model, processor, options)
     seconds = [processor.seconds(clip) for clip in audio]
     batches = list(batches_of_like_length(seconds, options.batch_seconds or default_batch_seconds(model)))
@@ -57,7 +71,8 @@ def hear(
         told = on_text and partial(_told, on_text, batch)
         try:
             with inference(model), fast_kernels(model.device):
-                found = _hear(model, processor, [audio[i] for i in batch], told, options)
+                asked = [prompts[i] for i in batch] if prompts else options.prompt
+                found = _hear(model, processor, [audio[i] for i in batch], told, options, asked)
         except torch.OutOfMemoryError:
             if len(batch) == 1:
                 raise
@@ -69,7 +84,7 @@ def hear(
 
 def refuse_what_cannot_act(model: Any, processor: Any, options: Options) -> None:
     """Raise UserError, which names the option, for one that this model cannot follow."""
-    if options.hotwords and (model.ctc_head is None or options.instruction):
+    if options.hotwords and (model.ctc_head is None or options.asks):
         raise UserError("hotwords: need a CTC head, which this checkpoint lacks, and no instruction; use a prompt")
     if options.fallback == "ctc" and model.ctc_head is None:
         raise UserError("fallback ctc: needs a CTC head, which this checkpoint lacks")
@@ -84,14 +99,19 @@ def _told(on_text: Partial, batch: Sequence[int], row: int, text: str) -> bool:
 
 
 def _hear(
-    model: Any, processor: Any, clips: list[np.ndarray], on_text: Optional[Partial], options: Options
+    model: Any,
+    processor: Any,
+    clips: list[np.ndarray],
+    on_text: Optional[Partial],
+    options: Options,
+    prompt: Union[str, Sequence[str], None],
 ) -> list[Segment]:
     """The segments of one batch."""
-    prompts = processor.prompt_batch(clips, str(model.device), options.instruction, options.prompt, options.language)
+    prompts = processor.prompt_batch(clips, str(model.device), options.instruction, prompt, options.language)
     inputs = {k: v.to(model.device) for k, v in prompts.items()}
     seconds = [processor.seconds(clip) for clip in clips]
     # Each clip is cut at its own limit, so that its text does not depend on its neighbours.
-    usual = [ANSWER_TOKENS if options.instruction else model.config.answer_tokens(length) for length in seconds]
+    usual = [ANSWER_TOKENS if options.asks else model.config.answer_tokens(length) for length in seconds]
     limits = [options.max_new_tokens or limit for limit in usual]
     if options.num_beams == 1 and is_greedy(model):
         heard = _greedy(model, processor, inputs, limits, on_text, options)
@@ -144,13 +164,13 @@ def _greedy(
 ) -> list[Heard]:
     # On a CPU a pass costs as much as its tokens, and waits for the row with the worst guess.
     wanted = options.drafts if options.drafts is not None else len(limits) == 1 or model.device.type != "cpu"
-    drafts = wanted and options.instruction is None and can_draft(model)  # a front end knows transcripts alone
+    drafts = wanted and not options.asks and can_draft(model)  # a front end knows transcripts alone
     guess = partial(_guesses, processor) if drafts else None
     at_once = GUESSED_AT_ONCE.get(model.device.type)
     watch = on_text and partial(_spoken, processor, on_text)
-    with_ctc = model.ctc_head is not None and options.instruction is None
+    with_ctc = model.ctc_head is not None and not options.asks
     found = decode(model, inputs, limits, guess, processor.word_starts, at_once, watch, with_ctc)
-    return _heard(processor, found.tokens, None if options.instruction else found.speech, found.scores)
+    return _heard(processor, found.tokens, None if options.asks else found.speech, found.scores)
 
 
 def _beams(
@@ -165,7 +185,7 @@ def _beams(
     ids = model.generate(**inputs, max_new_tokens=max(limits), do_sample=False, num_beams=options.num_beams)
     new = ids[:, inputs["input_ids"].shape[1] :].tolist()
     speech = None
-    if options.instruction is None and model.makes_out:
+    if not options.asks and model.makes_out:
         speech = model.hear(**inputs, with_ctc=True).speech
     heard = _heard(processor, [row[:limit] for row, limit in zip(new, limits, strict=True)], speech)
     if on_text is not None:

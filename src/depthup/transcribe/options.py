@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Optional, Union
 
+from depthup.config import AUDIO_MARKER
 from depthup.model.instruction import Instruction
 from depthup.transcribe.voice import Vad
 
@@ -43,11 +44,17 @@ class Options:
     language: Optional[str] = None
     """What is spoken, by code or English name, for a multilingual Whisper's decoder; refused where there is none."""
     prompt: Optional[str] = None
-    """What the LLM reads before the recipe's prompt: names and terms, or what was said before."""
+    """What the LLM reads before the recipe's prompt: names and terms, or what was said before; with `<|audio|>` in it,
+    in that prompt's place. An answer to it is then no transcript."""
     hotwords: Sequence[str] = ()
     """Names and terms that are written where the CTC head nearly spells them and LLM, or Whisper's decoder, agrees."""
     instruction: Optional[Instruction] = None
     """What is asked of the model instead of a transcript. Each piece of a long recording is answered by itself."""
+
+    @property
+    def asks(self) -> bool:
+        """Whether something else than a transcript is asked for, which only the LLM can answer and nothing judges."""
+        return self.instruction is not None or AUDIO_MARKER in (self.prompt or "")
 
 
 def default_batch_seconds(model: Any) -> float:

@@ -89,12 +89,12 @@ def _transcribe(
                 on_progress(group[at[n]].seconds)
         for i, step in enumerate(group):
             if step.piece is not None:
-                shared = 0.0 if options.instruction else step.piece.shared / rate
+                shared = 0.0 if options.asks else step.piece.shared / rate
                 join(step.transcript.segments, found[i].later(step.piece.start / rate), shared)
                 continue
             if on_progress is not None:
                 on_progress(step.seconds)
-            if options.instruction and len(step.transcript.segments) > 1:
+            if options.asks and len(step.transcript.segments) > 1:
                 pieces_heard = len(step.transcript.segments)
                 log.warning("%s: heard in %d pieces, each answered by itself", step.transcript.path, pieces_heard)
             step.transcript.text = " ".join(segment.text for segment in step.transcript.segments)
@@ -115,8 +115,8 @@ def _steps(recording: Recording, rate: int, language: Optional[str], options: Op
             read += len(block)
             yield block
 
-    # An instruction is about all that was said, so that nothing is cut that can be heard at once.
-    detect = None if options.instruction else detector(options.vad, rate)
+    # What is asked is about all that was said, so that nothing is cut that can be heard at once.
+    detect = None if options.asks else detector(options.vad, rate)
     try:
         for piece in pieces(counted(), rate, options.max_seconds, detect):
             yield _Step(transcript, piece, (piece.end - told) / rate)

@@ -226,10 +226,14 @@ class Writer:
         """A transcript as the decoder writes it, with its end."""
         return [*self.tokenizer(" " + text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
 
-    def loss(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[str]) -> torch.Tensor:
-        """Mean cross-entropy of the tokens of N transcripts, each token after those before it."""
-        states, labels = self._told(model, frames, lengths, texts)
-        return F.cross_entropy(self.logits(model, states)[labels != IGNORE], labels[labels != IGNORE])
+    def loss(
+        self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[Optional[str]]
+    ) -> torch.Tensor:
+        """Mean cross-entropy of the tokens of N transcripts, each token after those before it; None counts nothing."""
+        states, labels = self._told(model, frames, lengths, [text or "" for text in texts])
+        counts = (labels != IGNORE) & torch.tensor([[text is not None] for text in texts], device=labels.device)
+        loss = F.cross_entropy(self.logits(model, states)[counts], labels[counts], reduction="sum")
+        return loss / counts.sum().clamp(min=1)
 
     def likelihoods(
         self,
