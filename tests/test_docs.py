@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+import depthup
 from depthup.cli import COMMANDS, main
+from depthup.rooms import Room
 
 HERE = Path(__file__).resolve().parents[1]
 PAGES = [HERE / "README.md", HERE / "CONTRIBUTING.md", *sorted((HERE / "docs").glob("*.md"))]
@@ -81,3 +83,12 @@ def test_every_page_is_reached_from_the_first(page):
                 waiting.append(there)
     pages = [path for path in sorted((HERE / "docs").glob("*.md")) if path.name != "index.md"]
     assert [path.name for path in pages if path.resolve() not in seen] == []
+
+
+def test_every_public_name_is_in_the_reference():
+    told = re.findall(r"^::: (\S+)", (HERE / "docs/reference.md").read_text(encoding="utf-8"), re.MULTILINE)
+    for name in depthup.__all__:
+        value = getattr(depthup, name)
+        if name != "__version__":
+            home = "depthup.api" if isinstance(value, Room) else value.__module__
+            assert home in told or f"{home}.{name}" in told, name

@@ -44,7 +44,8 @@ class Checkpointed:
 
         Args:
             pretrained_model_name_or_path: directory or hub id of a checkpoint.
-            base, encoder: where the base or the Hugging Face speech encoder stands now, if it has moved.
+            base: where the base stands now, if it has moved.
+            encoder: the same of a Hugging Face speech encoder.
             dtype: of the LLM, float32, bfloat16 or float16; by default as in training, on CPUs float32.
             device_map: one device for the whole model; `auto` is the first GPU where there is one.
             kwargs: `attn_implementation`, and of the hub `revision`, `token`, `cache_dir`, `force_download`,

@@ -189,7 +189,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
             device: where log-mel features are computed; all that is returned lies in main memory.
             language: what is spoken, for a multilingual Whisper's decoder: a code or English name for all recordings,
                 or one for each.
-            padding, return_tensors: True and "pt", which other processors want to be told.
+            padding: True, which other processors want to be told.
+            return_tensors: the same, "pt".
 
         Returns input_ids and attention_mask [B, T], and where there is audio input_features [N, L, F] and
         input_lengths [N], with a language input_languages [N]. Raises ValueError when markers and clips or sampling

@@ -213,10 +213,13 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
             attention_mask: [B, cached + T], 1 where a position is real.
             inputs_embeds: [B, T, hidden] instead of `input_ids` and features, with `speech_ids` [B, T] saying which
                 positions are speech (the number of the audio piece) and which are text (0).
-            input_features, input_lengths: [N, L, F] and [N], all audio pieces in reading order.
+            input_features: [N, L, F], all audio pieces in reading order.
+            input_lengths: [N], how much of L is real.
             input_languages: [N] numbers of what a multilingual Whisper's decoder is told, negative for its own choice.
             labels: [B, T], -100 where there is no loss. Logits are then computed at labels only and not returned.
-            ctc_labels, ctc_label_lengths, ctc_weight: [N, L] bytes + 1 and [N], for the CTC head; weight of its loss.
+            ctc_labels: [N, L] bytes + 1 of what is said, for the CTC head.
+            ctc_label_lengths: [N], how much of L is real, or -1 where nobody says what is said.
+            ctc_weight: of the CTC head's loss.
             front_end_only: no LLM; the front end's own loss, or without `ctc_labels` the `Speech` it makes.
             hear_only: no LLM; the batch as `hear` gives it.
             num_items_in_batch: labels in all batches of an optimizer step, to average over.
