@@ -94,6 +94,11 @@ def _save_speech(stage: Path) -> None:
     parts["tasks"] = [rows[0], rows[0] | {"prompt": "Speech:<|audio|>\nIn French:", "text": "Bonjour."}]
     for name, part in parts.items():
         (stage / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    for name in ("commonvoice-en", "speechocean"):
+        shutil.copytree(stage / "audio", stage / f"SPEECH/{name}/audio")
+        for part in ("train", "validation", "test"):
+            shutil.copy(stage / f"{part}.jsonl", stage / f"SPEECH/{name}")
+    (stage / "benchmarks").symlink_to(RECIPES.parent / "benchmarks")
     corpus = stage / "quickstart/corpus"
     corpus.mkdir(parents=True)
     shutil.copytree(stage / "audio", corpus / "audio")
