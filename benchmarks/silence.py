@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from depthup.data import load_cuts, read_audio
+from depthup.data.cuts import fields_of
 from depthup.evaluate import score
 from depthup.model.encoders import SpeechEncoder, encoder_kind
 from depthup.model.speech_lm import SpeechLM
@@ -28,7 +29,7 @@ SILENCE = {"few frames": None, "in full": True, "none": False}
 TOKENS_PER_SECOND, BATCH = 12.0, 12
 
 
-def measure(encoder: SpeechEncoder, cuts: list[Any], dtype: str) -> dict[str, Any]:
+def measure(encoder: SpeechEncoder, cuts: list[Any], dtype: str, by: list[str]) -> dict[str, Any]:
     kind, extractor = encoder.kind, encoder.kind.feature_extractor()
     texts, frames_in_all, began = [], 0, time.perf_counter()
     for first in range(0, len(cuts), BATCH):
@@ -40,8 +41,12 @@ def measure(encoder: SpeechEncoder, cuts: list[Any], dtype: str) -> dict[str, An
             frames, counted = encoder(kind.pad(features), lengths, taught=False)
             texts += [written.text for written in encoder.write(frames, counted, TOKENS_PER_SECOND) or []]
         frames_in_all += frames.shape[1] * len(features)
-    report = score([str(cut.supervisions[0].text) for cut in cuts], texts, language=kind.config.language or "en")
+    groups = {field: [fields_of(cut).get(field) for cut in cuts] for field in ("speaker", *by)}
+    said = [str(cut.supervisions[0].text) for cut in cuts]
+    report = score(said, texts, groups, language=kind.config.language or "en")
     found = {"wer": report.wer, "interval": report.interval, "frames": frames_in_all / len(cuts)}
+    for field in by:
+        found[field] = {name: [told.wer, *told.interval] for name, told in report.groups[field].values.items()}
     return found | {"clips": len(cuts), "seconds": time.perf_counter() - began}
 
 
@@ -50,6 +55,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--run", type=Path, help="a checkpoint whose encoder is measured, as it was trained")
     parser.add_argument("--test", action="append", required=True)
+    parser.add_argument("--by", action="append", default=[], help="a field of the manifest, such as age")
     parser.add_argument("--clips", type=int, default=100)
     parser.add_argument("--json", type=Path)
     options, overrides = parser.parse_known_args()
@@ -64,7 +70,7 @@ def main() -> None:
         cuts = list(load_cuts(test, recipe.data))
         cuts = sorted(cuts[:: max(1, len(cuts) // options.clips)][: options.clips], key=lambda cut: cut.duration)
         for name, encoder in encoders.items():
-            found.append({"test": test, "silence": name} | measure(encoder, cuts, recipe.dtype))
+            found.append({"test": test, "silence": name} | measure(encoder, cuts, recipe.dtype, options.by))
             print(json.dumps(found[-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(found, indent=1) + "\n")
