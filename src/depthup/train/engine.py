@@ -6,7 +6,8 @@ import os
 from typing import TYPE_CHECKING
 
 import torch
-from accelerate import Accelerator, PartialState
+import torch.distributed as dist
+from accelerate import Accelerator
 from accelerate.utils import DistributedType, convert_outputs_to_fp32, parse_flag_from_env
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
@@ -75,8 +76,8 @@ def _check_fsdp(recipe: Recipe) -> None:
 def set_up(accelerator: Accelerator, model: SpeechLM, recipe: Recipe) -> None:
     """Before Accelerate wraps `model`. Raises UserError where Accelerate does without the engine that was asked for."""
     if partitions():
-        # Not the accelerator's own, which says so without a GPU too, where DeepSpeed then asks for MPI.
-        if PartialState().distributed_type != DistributedType.DEEPSPEED:
+        # Accelerate says on a CPU too that it does, where DeepSpeed then asks for MPI.
+        if accelerator.distributed_type != DistributedType.DEEPSPEED or not dist.is_initialized():
             raise UserError("DeepSpeed: Accelerate uses it on GPUs only; train with torchrun (DDP) or in one process")
         if resolve_dtype(recipe.dtype) == torch.bfloat16:
             # DeepSpeed's own would round the trained weights, which stay in float32 elsewhere.
