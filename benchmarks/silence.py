@@ -45,7 +45,7 @@ def measure(encoder: SpeechEncoder, cuts: list[Any], dtype: str, by: list[str]) 
     said = [str(cut.supervisions[0].text) for cut in cuts]
     report = score(said, texts, groups, language=kind.config.language or "en")
     found = {"wer": report.wer, "interval": report.interval, "frames": frames_in_all / len(cuts)}
-    for field in by:
+    for field in report.groups.keys() & by:
         found[field] = {name: [told.wer, *told.interval] for name, told in report.groups[field].values.items()}
     return found | {"clips": len(cuts), "seconds": time.perf_counter() - began}
 
