@@ -42,7 +42,7 @@ def written(path: Path, hours: float, machine: Machine = CPU, **options):
 def test_at_the_measured_hours_and_machine_it_is_the_measured_recipe(here):
     new = written(here / "a.yaml", 6.5, language="English")
     english = load_recipe(SHIPPED / "english.yaml")
-    # But for silence behind clips, with which fewer hours are needed before Whisper ends where speech does, at the rate measured with it.
+    # But for silence behind clips, and the rate that was measured with it.
     encoder = dataclasses.replace(english.encoder, pad_to_30s=None)
     assert (new.base, new.encoder, new.connector) == (english.base, encoder, english.connector)
     assert (new.upscale, new.augment) == (english.upscale, english.augment)
