@@ -36,9 +36,9 @@ def recipe(tmp_path):
 def stream_of(loaded, replay: bool = True, skip: int = 0) -> BatchStream:
     with torch.device("cpu"):
         processor = SpeechProcessor.build(SpeechLM.from_recipe(loaded).config)
-    text = TextReplay(loaded.replay, processor.tokenizer, loaded.seed, first_batch=2) if replay else None
+    text = {"": TextReplay(loaded.replay, processor.tokenizer, loaded.seed, first_batch=2)} if replay else None
     stream = BatchStream(
-        load_cuts(loaded.data.train, loaded.data), processor, loaded.data, loaded.augment, 0, replay=text
+        load_cuts(loaded.data.train, loaded.data), processor, loaded.data, loaded.augment, 0, texts=text
     )
     stream.skip(skip)
     return stream

@@ -179,9 +179,9 @@ def _train(run: Path, recipe: Recipe) -> Path:
     if recipe.init_from:
         start = checkpoint.find(recipe.init_from)
         if recipe.init_part == "front_end":
-            checkpoint.load_trained(model, start, part=checkpoint.FRONT_END)
+            checkpoint.load_trained(model, start, starts=True, part=checkpoint.FRONT_END)
         else:
-            checkpoint.load_trained(model, start, may_lack="connector.ctc_head.")
+            checkpoint.load_trained(model, start, starts=True)
     if last:
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)
@@ -196,6 +196,8 @@ def _train(run: Path, recipe: Recipe) -> Path:
 
 def _learn_pace(model: SpeechLM, processor: SpeechProcessor, recipe: Recipe) -> None:
     """How many tokens a second of this training set holds, after which answers about recordings end."""
+    if not recipe.data.train:  # of drafts that are simulated, which nobody spoke
+        return
     config, writer, clips = model.config, model.encoder.kind.writer, paced(recipe.data)
     if not clips and (recipe.train.front_end_steps or recipe.train.ctc_weight):
         raise UserError(

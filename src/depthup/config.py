@@ -269,6 +269,29 @@ class ReplayConfig:
 
 
 @dataclass
+class SimulatedDraftsConfig:
+    """Text misheard on purpose: an LLM learns from it to read drafts (`connector.name: draft`) without recordings."""
+
+    text: Union[str, list[str]] = field(default_factory=list)
+    """As `replay.text`: sentences and lines of what people might say. None: off."""
+    share: float = 0.5
+    """Share of batches that are simulated, after `front_end_steps`; with 1 no recordings are needed."""
+    word_errors: float = 0.15
+    """Share of words that are mistaken; of each text between none and twice as many."""
+    batch_texts: int = 32
+    """Texts in a batch."""
+    max_words: int = 40
+    """Longer sentences come in pieces."""
+
+    def __post_init__(self) -> None:
+        _require(0 < self.share <= 1, f"simulated_drafts.share must be above 0 and at most 1, not {self.share}")
+        _require(
+            0 <= self.word_errors <= 0.5, f"simulated_drafts.word_errors must be from 0 to 0.5, not {self.word_errors}"
+        )
+        _at_least(self, "simulated_drafts", batch_texts=1, max_words=1)
+
+
+@dataclass
 class TrainConfig:
     """Optimisation, evaluation during training, and checkpoints."""
 
@@ -362,6 +385,7 @@ class Recipe:
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    simulated_drafts: SimulatedDraftsConfig = field(default_factory=SimulatedDraftsConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
@@ -377,3 +401,14 @@ class Recipe:
             self.base_quantization == "none" or self.method != "full",
             f"base_quantization {self.base_quantization}: method full trains the base's weights; use another or none",
         )
+        if isinstance(self.connector, ConnectorConfig) and isinstance(self.simulated_drafts, SimulatedDraftsConfig):
+            _require(
+                not self.simulated_drafts.text or self.connector.name == "draft",
+                f"simulated_drafts.text: connector.name {self.connector.name} reads no drafts; set it to draft",
+            )
+
+    @property
+    def needs_recordings(self) -> bool:
+        """Whether a step of it hears: all do but those whose drafts are all simulated."""
+        simulated = self.simulated_drafts
+        return not simulated.text or simulated.share < 1 or self.train.front_end_steps > 0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from depthup.data.augment import Augmenter
 from depthup.data.balance import by_value
 from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
-from depthup.data.replay import TextReplay
 from depthup.data.tokens import is_tokens, read_speech
 from depthup.data.transcripts import prompt_and_answer
 from depthup.errors import UserError
@@ -36,6 +35,17 @@ Planned = tuple[int, np.ndarray]
 """The epoch of a batch, and the numbers [clips] of its clips."""
 
 
+class TextBatches(Protocol):
+    """Batches of text between those of recordings, each as its number k and a seed alone decide."""
+
+    def takes(self, number: int) -> bool:
+        """Whether the batch of this number is one of these."""
+
+    def batch(self, number: int) -> Batch: ...
+
+    def fingerprint(self) -> str: ...
+
+
 class BatchStream(IterableDataset):
     """Batches for training, epoch after epoch without end, for `DataLoader(stream, batch_size=None)`.
 
@@ -45,7 +55,8 @@ class BatchStream(IterableDataset):
     Batches are numbered k = 0, 1, ... over all epochs. Rank r takes those with k % world_size == r, and augments batch
     k with a generator seeded by (seed, k): order and contents depend neither on workers nor on resuming. A bad clip is
     skipped, counted and named in the log; a batch of only bad clips gives way to the clips of the next one.
-    With `replay` some batches are text instead.
+    With `texts`, by the recipe's key, some batches are text instead, of the first that takes their number; where they
+    take all, `cuts` may be None.
 
     Raises `UserError` where no clip lasts between `data.min_duration` and `data.max_duration`; iterating, where every
     clip of an epoch is bad, and with `data.strict` at the first bad clip.
@@ -53,21 +64,21 @@ class BatchStream(IterableDataset):
 
     def __init__(
         self,
-        cuts: CutSet,
+        cuts: CutSet | None,
         processor: SpeechProcessor,
         data: DataConfig,
         augment: AugmentConfig,
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        replay: TextReplay | None = None,
+        texts: Mapping[str, TextBatches] | None = None,
     ) -> None:
         super().__init__()
-        assert isinstance(cuts.data, Sources), "cuts must be what load_cuts gives"
-        weights = data.weights
-        self.clips = cuts.data
-        if data.balance:
-            self.clips = by_value(cuts.data, data.balance)
+        sources = Sources(()) if cuts is None else cuts.data
+        assert isinstance(sources, Sources), "cuts must be what load_cuts gives"
+        self.clips, weights = sources, data.weights
+        if data.balance and cuts is not None:
+            self.clips = by_value(self.clips, data.balance)
             weights = [1.0] * len(self.clips.parts)
         self.processor = processor
         # Slowed down, a clip must still be one that the encoder hears.
@@ -77,9 +88,11 @@ class BatchStream(IterableDataset):
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.replay = replay
+        self.texts = dict(texts or {})
         self.num_skipped = 0
         self.num_bad = 0
+        if cuts is None:
+            return
         # Here, so that the workers of this process share what it reads.
         self.bucketing = Bucketing(self.clips, data, weights)
         if rank == 0:
@@ -91,9 +104,7 @@ class BatchStream(IterableDataset):
         found = {"data.train": self.clips.fingerprint()}
         if self.augmenter.source is not None:
             found["augment.noise"] = self.augmenter.source.fingerprint()
-        if self.replay is not None:
-            found["replay.text"] = self.replay.fingerprint()
-        return found
+        return found | {key: text.fingerprint() for key, text in self.texts.items()}
 
     def skip(self, num_batches: int) -> None:
         """Makes iteration start after this rank's first `num_batches`; they are only planned."""
@@ -109,9 +120,9 @@ class BatchStream(IterableDataset):
             due = step - self.num_skipped
             # The DataLoader takes batches from its workers in turn.
             mine = rank == self.rank and due >= 0 and due % num_workers == worker
-            if self.replay is not None and self.replay.takes(number):
+            if (text := next((text for text in self.texts.values() if text.takes(number)), None)) is not None:
                 if mine:
-                    yield self.replay.batch(number)
+                    yield text.batch(number)
                 continue
             planned = ahead.popleft() if ahead else next(plan)
             if mine:

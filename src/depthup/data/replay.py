@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from hashlib import sha256
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from depthup.config import Recipe, ReplayConfig
-from depthup.data.hub_datasets import open_dataset
+from depthup.data.documents import documents
 from depthup.errors import UserError
 from depthup.model.positions import IGNORE
 
@@ -82,41 +79,10 @@ def distillation(model: Any, base: Any, inputs: dict[str, torch.Tensor]) -> torc
 
 def _tokens(config: ReplayConfig, tokenizer: Any) -> Iterator[int]:
     """The tokens of all documents one after the other, each ended by the tokenizer's end of sequence."""
-    sources = [config.text] if isinstance(config.text, str) else config.text
     left = config.max_tokens
-    for document in chain.from_iterable(map(_documents, sources)):
+    for document in documents(config.text, "replay.text"):
         ids: Sequence[int] = tokenizer(document, add_special_tokens=False, verbose=False)["input_ids"]
         yield from [*ids, tokenizer.eos_token_id][:left]
         left -= len(ids) + 1
         if left <= 0:
             return
-
-
-def _documents(source: str) -> Iterator[str]:
-    path = Path(source).expanduser()
-    if not path.is_file():
-        dataset = open_dataset(source)
-        if "text" not in dataset.column_names:
-            raise UserError(f"replay.text {source}: no column `text`; there are {', '.join(dataset.column_names)}")
-        yield from (row["text"] for row in dataset)
-        return
-    try:
-        with path.open(encoding="utf-8") as file:
-            if path.suffix != ".jsonl":
-                yield file.read()
-                return
-            for number, line in enumerate(file, 1):
-                if line.strip():
-                    yield _text_of(line, f"{path}:{number}")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"replay.text {source}: cannot be read ({error}); give UTF-8 text") from error
-
-
-def _text_of(line: str, where: str) -> str:
-    try:
-        fields = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise UserError(f"{where}: not valid JSON ({error})") from error
-    if not isinstance(fields, dict) or not isinstance(fields.get("text"), str):
-        raise UserError(f"{where}: no field `text` with plain text")
-    return fields["text"]

@@ -126,17 +126,19 @@ def write(
     save_file(tensors, directory / WEIGHTS, {"format": "pt"})
 
 
-def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tuple[str, ...] = ("",)) -> None:
+def load_trained(model: Trained, directory: Path, starts: bool = False, part: tuple[str, ...] = ("",)) -> None:
     """Fill in the trained tensors of a checkpoint, or those of one `part`, by the beginnings of their names.
 
-    Raises UserError when it is truncated, holds other tensors, or was trained with another base or speech encoder; it
-    may lack tensors named `may_lack`...
+    Where it `starts` another run, it may lack a CTC head, and the encoder, if that stayed as it came.
+
+    Raises UserError when it is truncated, holds other tensors, or was trained with another base or speech encoder.
     """
     wanted = {name: tensor for name, tensor in trained_tensors(model).items() if name.startswith(part)}
-    _check_kept(model, directory, part == FRONT_END)
+    kept = _check_kept(model, directory, part == FRONT_END)
     there = {name: shape for name, shape in shapes(directory).items() if name.startswith(part)}
     there = {name: shape for name, shape in there.items() if name in wanted or not is_inside(name)}
-    allowed = {name for name in wanted if may_lack and name.startswith(may_lack)}
+    frozen = () if (kept.get("encoder") or {}).get("train", True) else ("encoder.",)
+    allowed = {name for name in wanted if starts and name.startswith(("connector.ctc_head.", *frozen))}
     if odd := sorted((there.keys() | allowed) ^ wanted.keys()):
         raise UserError(f"{directory}: {len(odd)} tensors too many or missing, such as {odd[0]}; other layers?")
     for name, shape in there.items():
@@ -146,7 +148,8 @@ def load_trained(model: Trained, directory: Path, may_lack: str = "", part: tupl
         wanted[name].copy_(tensor)
 
 
-def _check_kept(model: Trained, directory: Path, front_end: bool) -> None:
+def _check_kept(model: Trained, directory: Path, front_end: bool) -> dict[str, Any]:
+    """The checkpoint's configuration, which must mean the same by its tensors as the model does."""
     kept = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     for key, what in {"encoder_hash": "speech encoder", **({} if front_end else {"base_hash": "base"})}.items():
         before, now = kept.get(key), getattr(model.config, key)
@@ -164,6 +167,7 @@ def _check_kept(model: Trained, directory: Path, front_end: bool) -> None:
                     f"{directory}: was trained with {section}.{key} {before[key]}, which is {now[key]} here; "
                     "give the same, or begin another run"
                 )
+    return kept
 
 
 def _settings(config: dict[str, Any]) -> dict[str, dict[str, Any]]:

@@ -254,6 +254,22 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
             "ctc_label_lengths": torch.tensor(sizes),
         }
 
+    def drafted_batch(self, drafts: list[str], texts: list[str]) -> dict[str, torch.Tensor]:
+        """The same without recordings, for a model that reads drafts: prompt, draft in its place, and transcript.
+
+        Returns input_ids, attention_mask and labels [B, T], and speech_ids [B, T], 1 where the draft stands.
+        """
+        before, _, after = self.prompt.partition(AUDIO_MARKER)
+        first, last = self._encode(before, first=True), self._encode(after, first=False)
+        rows, speech, labels = [], [], []
+        for draft, text in zip(drafts, texts, strict=True):
+            heard, answer = self._encode(" " + draft, first=False), self.answer_ids(text)
+            rows.append(first + heard + last + answer)
+            speech.append([0] * len(first) + [1] * len(heard) + [0] * len(last + answer))
+            labels.append([IGNORE] * len(first + heard + last) + answer)
+        batch = _pad_ids(rows, self.tokenizer.pad_token_id, "right")
+        return batch | {"speech_ids": _pad(speech, 0, "right"), "labels": _pad(labels, IGNORE, "right")}
+
     def answer_ids(self, text: str) -> list[int]:
         """A transcript as the LLM is taught to write it, with its end of sequence."""
         return self._encode(" " + text.strip(), first=False) + [self.tokenizer.eos_token_id]

@@ -211,8 +211,9 @@ class SpeechLM(FrontEnd, Checkpointed, CodeFromPackage, PreTrainedModel, Generat
         Args:
             input_ids: [B, T], with the placeholder id at each speech frame.
             attention_mask: [B, cached + T], 1 where a position is real.
-            inputs_embeds: [B, T, hidden] instead of `input_ids` and features, with `speech_ids` [B, T] saying which
-                positions are speech (the number of the audio piece) and which are text (0).
+            inputs_embeds: [B, T, hidden] instead of `input_ids` and features.
+            speech_ids: [B, T], without features: which positions are speech (the number of the audio piece) and which
+                are text (0). Beside `input_ids` their tokens are a draft that was not heard but given.
             input_features: [N, L, F], all audio pieces in reading order.
             input_lengths: [N], how much of L is real.
             input_languages: [N] numbers of what a multilingual Whisper's decoder is told, negative for its own choice.

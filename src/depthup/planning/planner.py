@@ -20,10 +20,11 @@ from depthup.model.summary import ModelSummary
 from depthup.planning.assumptions import ADAM_TRAFFIC, Assumptions
 from depthup.planning.hardware import Device
 from depthup.planning.memory import Memory, Weights, memory_per_gpu
-from depthup.planning.stand_in import Batch, build, drop_contents, replayed_batch, speech_batch
+from depthup.planning.stand_in import Batch, build, drop_contents, replayed_batch, simulated_batch, speech_batch
 from depthup.planning.step import Step, measure
 
 SPEECH, FULLEST, CTC, TEXT = "speech", "speech at its fullest", "CTC warm-up", "text replay"
+DRAFTS = "simulated drafts"
 
 
 @dataclass
@@ -44,7 +45,7 @@ class TrainingPlan:
     ctc_steps: int
     steps_by_kind: dict[str, Step]
     """One batch of each kind: `speech`, `speech at its fullest` for its memory, and where the recipe has them
-    `CTC warm-up` and `text replay`."""
+    `CTC warm-up`, `text replay` and `simulated drafts`."""
     batches: dict[str, float]
     """How many of each, on all GPUs together; those at their fullest count as `speech`."""
     memory: Memory
@@ -94,24 +95,32 @@ def _check_sizes(gpus: int, hours: Optional[float], epochs: Optional[float]) -> 
         raise UserError("--epochs: passes over what? Give the hours of the corpus with --hours")
 
 
+def _shares(recipe: Recipe) -> dict[str, float]:
+    """Of batches with the LM loss, by kind."""
+    replayed = recipe.replay.share if recipe.replay.text else 0.0
+    simulated = (1 - replayed) * recipe.simulated_drafts.share if recipe.simulated_drafts.text else 0.0
+    shares = {SPEECH: 1 - replayed - simulated, TEXT: replayed, DRAFTS: simulated}
+    return {kind: share for kind, share in shares.items() if share or kind == SPEECH}
+
+
 def _batches(
     recipe: Recipe, steps: dict[str, Step], gpus: int, hours: Optional[float], epochs: Optional[float]
 ) -> tuple[int, dict[str, float]]:
     """Steps with the LM loss, and batches of each kind on all GPUs: the recipe's, or of passes over `hours`."""
-    settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
+    settings, shares = recipe.train, _shares(recipe)
     batches_per_step = gpus * settings.gradient_accumulation_steps
     audio = steps[SPEECH].audio_seconds / 3600
     lm_steps, ctc_steps = settings.max_steps, settings.front_end_steps
     if hours is not None:
+        if not shares[SPEECH]:
+            raise UserError(f"--hours {hours:g}: simulated_drafts.share 1 hears no recordings; leave --hours out")
         left = hours * (epochs or 1.0) - ctc_steps * batches_per_step * audio
         if left <= 0:
             raise UserError(f"--hours {hours:g}: train.front_end_steps {ctc_steps} hear more than that already")
-        lm_steps = math.ceil(left / audio / (1 - share) / batches_per_step)
-    batches = {SPEECH: lm_steps * batches_per_step * (1 - share)}
+        lm_steps = math.ceil(left / audio / shares[SPEECH] / batches_per_step)
+    batches = {kind: lm_steps * batches_per_step * share for kind, share in shares.items()}
     if CTC in steps:
         batches[CTC] = float(ctc_steps * batches_per_step)
-    if TEXT in steps:
-        batches[TEXT] = lm_steps * batches_per_step * share
     return lm_steps, batches
 
 
@@ -144,7 +153,7 @@ def plan_training(
     if TEXT in steps and recipe.replay.loss == "distill":
         weights.teacher = summary.base_parameters * (2 if mixed else 4) - weights.saved
 
-    settings, share = recipe.train, recipe.replay.share if TEXT in steps else 0.0
+    settings = recipe.train
     lm_steps, batches = _batches(recipe, steps, gpus, hours, epochs)
     heard = (batches[SPEECH] + batches.get(CTC, 0)) * steps[SPEECH].audio_seconds / 3600
 
@@ -152,7 +161,7 @@ def plan_training(
     adam = summary.trainable * ADAM_TRAFFIC / (device.bandwidth_gb_s * 1e9) if device.bandwidth_gb_s else 0.0
     adam /= gpus if sharding == "full" else 1
     per_kind = {kind: settings.gradient_accumulation_steps * step.total_flops / rate for kind, step in steps.items()}
-    step_seconds = adam + per_kind[SPEECH] * (1 - share) + per_kind.get(TEXT, 0.0) * share
+    step_seconds = adam + sum(per_kind[kind] * share for kind, share in _shares(recipe).items())
     return TrainingPlan(
         model=summary,
         device=device,
@@ -195,6 +204,9 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     refuse_idle(recipe, model.keeps_text)
     if recipe.replay.text:
         found[TEXT] = measure(model, replayed_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)
+    if recipe.simulated_drafts.text:
+        simulated = simulated_batch(recipe, assumed)
+        found[DRAFTS] = measure(model, simulated, lambda b: model(**b).loss, autocast=mixed)
     return found
 
 

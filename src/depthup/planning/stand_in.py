@@ -13,7 +13,7 @@ from depthup.config import Recipe
 from depthup.data.replay import text_batch
 from depthup.errors import UserError
 from depthup.model.connectors.draft import Draft, DraftConnector
-from depthup.model.encoders.writer import Writer
+from depthup.model.encoders.writer import Writer, Written
 from depthup.model.positions import IGNORE
 from depthup.model.speech_lm import SpeechLM
 from depthup.planning.assumptions import Assumptions
@@ -76,6 +76,7 @@ def speech_batch(
     if isinstance(model.connector, DraftConnector):
         # In place of what would be made out.
         model.connector.read = partial(_drafts, answer, model.config.ctc_outputs)  # type: ignore[method-assign]
+        model.connector._written = lambda written: _draft(answer, answer)  # type: ignore[method-assign]
         if kind.writer is not None:
             kind.writer = SilentWriter(kind.writer, answer)
         frames = torch.ones_like(encoded)
@@ -113,16 +114,30 @@ class SilentWriter(Writer):
     def tokens(self, text: str) -> list[int]:
         return [0] * self.answer
 
-    def write(self, *heard: Any) -> Any:
-        return None
+    def write(self, model: Any, frames: torch.Tensor, *_: Any) -> Any:
+        return [Written("", [], frames.new_zeros(self.answer, frames.shape[-1])) for _ in frames]
 
 
 def _drafts(tokens: int, outputs: int, log_probs: torch.Tensor, lengths: torch.Tensor) -> list[Draft]:
-    """Drafts of as many tokens as transcripts have."""
-    return [Draft("", [0] * tokens, [0] * tokens, [max(1, length // outputs)] * tokens) for length in lengths.tolist()]
+    return [_draft(tokens, max(1, length // outputs)) for length in lengths.tolist()]
+
+
+def _draft(tokens: int, states: int) -> Draft:
+    """A draft of as many tokens as the transcript has, made out from so many frames or states."""
+    return Draft("", [0] * tokens, [0] * tokens, [states] * tokens)
 
 
 def replayed_batch(recipe: Recipe) -> Batch:
     """A batch of replayed text, as `TextReplay` makes them."""
     replay = recipe.replay
     return text_batch(torch.ones(replay.batch_tokens // replay.row_tokens, replay.row_tokens, dtype=torch.long))
+
+
+def simulated_batch(recipe: Recipe, assumed: Assumptions) -> Batch:
+    """A batch of simulated drafts, each as long as the transcript of a clip."""
+    told = assumed.answer_tokens(assumed.clip_seconds)
+    ids = torch.ones(recipe.simulated_drafts.batch_texts, assumed.prompt_tokens + 2 * told, dtype=torch.long)
+    place = torch.arange(ids.shape[1]).expand_as(ids)
+    is_draft = (place >= TOKENS_BEFORE_SPEECH) & (place < TOKENS_BEFORE_SPEECH + told)
+    labels = ids.masked_fill(place < assumed.prompt_tokens + told, IGNORE)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "speech_ids": is_draft.long(), "labels": labels}

@@ -19,7 +19,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from depthup import files
 from depthup.config import Recipe
 from depthup.data import BatchStream, load_cuts
+from depthup.data.batches import TextBatches
 from depthup.data.replay import TextReplay, distillation
+from depthup.data.simulated_drafts import SimulatedDrafts
 from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
 from depthup.evaluate.spelling import evaluate_spelling
@@ -71,14 +73,14 @@ class SpeechTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         data = self.recipe.data
         stream = BatchStream(
-            load_cuts(data.train, data),
+            load_cuts(data.train, data) if self.recipe.needs_recordings else None,
             self.processing_class,
             data,
             self.recipe.augment,
             self.recipe.seed,
             rank=self.args.process_index,
             world_size=self.args.world_size,
-            replay=self._replay(),
+            texts=self._texts(),
         )
         self.data_fingerprint = stream.fingerprint()
         if (last := last_checkpoint(Path(self.args.output_dir))) is not None:
@@ -94,12 +96,17 @@ class SpeechTrainer(Trainer):
             generator=torch.Generator(),  # else each iterator draws from the generator that dropout uses
         )
 
-    def _replay(self) -> Optional[TextReplay]:
-        recipe = self.recipe
-        if not recipe.replay.text:
-            return None
+    def _texts(self) -> dict[str, TextBatches]:
+        """What takes the place of recordings in some batches, by the recipe's keys."""
+        recipe, processor = self.recipe, self.processing_class
+        found: dict[str, TextBatches] = {}
         first = recipe.train.front_end_steps * self._batches_per_step
-        return TextReplay(recipe.replay, self.processing_class.tokenizer, recipe.seed, first)
+        if recipe.replay.text:
+            found["replay.text"] = TextReplay(recipe.replay, processor.tokenizer, recipe.seed, first)
+        if recipe.simulated_drafts.text:
+            drafts = SimulatedDrafts(recipe.simulated_drafts, recipe.data, processor, recipe.seed, first)
+            found["simulated_drafts.text"] = drafts
+        return found
 
     @property
     def _batches_per_step(self) -> int:
@@ -201,8 +208,8 @@ class SpeechTrainer(Trainer):
     def _text_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], num_items_in_batch: Optional[torch.Tensor]
     ) -> torch.Tensor:
-        """The same of a replayed batch of text: the LM loss, or KL(base || adapted), in nats per token."""
-        if self.teacher is None:
+        """The same of a batch of text: the LM loss, or of a replayed one KL(base || adapted), in nats per token."""
+        if self.teacher is None or "speech_ids" in inputs:
             return self.args.world_size * model(**inputs, num_items_in_batch=num_items_in_batch).loss
         labels = inputs.pop("labels")
         total = self.args.world_size * distillation(model, self.teacher, inputs)
@@ -367,7 +374,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         bf16=resolve_dtype(recipe.dtype) == torch.bfloat16 and not engine.partitions(),
         use_cpu=not torch.cuda.is_available(),
         # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
-        ddp_find_unused_parameters=settings.front_end_steps > 0 or bool(recipe.replay.text),
+        ddp_find_unused_parameters=bool(settings.front_end_steps or recipe.replay.text or recipe.simulated_drafts.text),
         # FSDP: gradients of every batch go to their shards, since whole ones would need the memory that sharding saves.
         accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": engine.shards()}},
         ignore_data_skip=True,  # the stream itself stands where it stood
