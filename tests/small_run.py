@@ -66,6 +66,17 @@ def save_base(directory: Path, seed: int = 0, layers: int = 3) -> Path:
     return directory
 
 
+def give_opinions(base: Path) -> None:
+    """Larger random weights, so that what a base says depends on what it was told."""
+    model = LlamaForCausalLM.from_pretrained(base)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(3)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(std=0.3)
+    model.save_pretrained(base)
+
+
 def save_whisper_tokenizer(directory: Path) -> None:
     """A tokenizer over bytes with Whisper's marks: the end of text behind all text, and every other mark behind it."""
     fast = byte_tokenizer([], eos_token="<|endoftext|>")

@@ -10,9 +10,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from small_run import WORDS, save_recipe
+from small_run import WORDS, give_opinions, save_recipe
 from tiny import LAYERS, SCOPES, shake
-from transformers import AutoModelForCausalLM
 
 import depthup
 from depthup.cli import main
@@ -40,13 +39,7 @@ ASKED = Instruction("Say it in French.", [Example("un", "one"), Example("deux tr
 def recipe(tmp_path_factory) -> Path:
     """Of a base with opinions, so that answers depend on what was said."""
     recipe = save_recipe(tmp_path_factory.mktemp("run"))
-    base = AutoModelForCausalLM.from_pretrained(recipe.parent / "base")
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(3)
-        for p in base.parameters():
-            if p.ndim > 1:
-                p.normal_(std=0.3)
-    base.save_pretrained(recipe.parent / "base")
+    give_opinions(recipe.parent / "base")
     return recipe
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_run import save_recipe
-from transformers import AutoModelForCausalLM
+from small_run import give_opinions, save_recipe
 
 import depthup
 from depthup import api
@@ -30,13 +29,7 @@ SAID = ["one", "five six seven"]
 def recipe(tmp_path_factory) -> Path:
     """Of a base with opinions, and two recordings of each of three prompts, the recipe's among them."""
     recipe = save_recipe(tmp_path_factory.mktemp("run"))
-    base = AutoModelForCausalLM.from_pretrained(recipe.parent / "base")
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(3)
-        for p in base.parameters():
-            if p.ndim > 1:
-                p.normal_(std=0.3)
-    base.save_pretrained(recipe.parent / "base")
+    give_opinions(recipe.parent / "base")
     audio = recipe.parent / "audio"
     rows = [json.loads(line) for line in (audio / "manifest.jsonl").read_text().splitlines()][:6]
     for row, prompt in zip(rows, (None, FRENCH, ECHO) * 2, strict=True):

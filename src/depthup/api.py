@@ -177,11 +177,8 @@ def _train(run: Path, recipe: Recipe) -> Path:
     processor = SpeechProcessor.build(model.config)
     _learn_pace(model, processor, recipe)
     if recipe.init_from:
-        start = checkpoint.find(recipe.init_from)
-        if recipe.init_part == "front_end":
-            checkpoint.load_trained(model, start, starts=True, part=checkpoint.FRONT_END)
-        else:
-            checkpoint.load_trained(model, start, starts=True)
+        part = checkpoint.FRONT_END if recipe.init_part == "front_end" else ("",)
+        checkpoint.load_trained(model, checkpoint.find(recipe.init_from), starts=True, part=part)
     if last:
         log.warning("%s: resuming from %s", run, last.name)
         checkpoint.load_trained(model, last)

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import count
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from depthup.data.augment import Augmenter
 from depthup.data.balance import by_value
 from depthup.data.bucketing import Bucketing
 from depthup.data.mixing import Sources
+from depthup.data.text_batches import TextBatches
 from depthup.data.tokens import is_tokens, read_speech
 from depthup.data.transcripts import prompt_and_answer
 from depthup.errors import UserError
@@ -33,17 +34,6 @@ log = logging.getLogger("depthup")
 Batch = dict[str, torch.Tensor]
 Planned = tuple[int, np.ndarray]
 """The epoch of a batch, and the numbers [clips] of its clips."""
-
-
-class TextBatches(Protocol):
-    """Batches of text between those of recordings, each as its number k and a seed alone decide."""
-
-    def takes(self, number: int) -> bool:
-        """Whether the batch of this number is one of these."""
-
-    def batch(self, number: int) -> Batch: ...
-
-    def fingerprint(self) -> str: ...
 
 
 class BatchStream(IterableDataset):

@@ -12,19 +12,20 @@ import torch.nn.functional as F
 
 from depthup.config import Recipe, ReplayConfig
 from depthup.data.documents import documents
+from depthup.data.text_batches import TextBatches
 from depthup.errors import UserError
 from depthup.model.positions import IGNORE
 
-# Tells the choices made here from those that augment a batch of the same number.
-STREAM = 7
 
+class TextReplay(TextBatches):
+    """Rows of the text as it stands."""
 
-class TextReplay:
-    """Decides which batches are text, and makes them: `batch(k)` depends on the seed and on k alone."""
+    stream = 7
 
     def __init__(self, config: ReplayConfig, tokenizer: Any, seed: int, first_batch: int = 0) -> None:
         """Reads and tokenizes the text; batches before `first_batch` are never text. Raises UserError."""
-        self.config, self.seed, self.first_batch = config, seed, first_batch
+        super().__init__(config.share, seed, first_batch)
+        self.config = config
         ids = np.fromiter(_tokens(config, tokenizer), dtype=np.int32)
         rows = len(ids) // config.row_tokens
         if not rows:
@@ -34,24 +35,14 @@ class TextReplay:
             )
         self.rows = ids[: rows * config.row_tokens].reshape(rows, config.row_tokens)
 
-    def takes(self, number: int) -> bool:
-        """Whether batch `number` is text."""
-        return number >= self.first_batch and self._rng(number).random() < self.config.share
-
-    def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """input_ids, attention_mask and labels [rows, row_tokens], and `seconds` of audio: 0."""
-        rng = self._rng(number)
-        rng.random()  # the one that decided
+    def made(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """input_ids, attention_mask and labels [rows, row_tokens]."""
         count = self.config.batch_tokens // self.config.row_tokens
-        ids = torch.from_numpy(self.rows[rng.integers(len(self.rows), size=count)].astype(np.int64))
-        return {**text_batch(ids), "seconds": torch.tensor(0.0)}
+        return text_batch(torch.from_numpy(self.rows[rng.integers(len(self.rows), size=count)].astype(np.int64)))
 
     def fingerprint(self) -> str:
         """A hash of all tokens."""
         return sha256(self.rows.tobytes()).hexdigest()
-
-    def _rng(self, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, number, STREAM])
 
 
 def refuse_idle(recipe: Recipe, keeps_text: bool) -> None:

@@ -17,14 +17,13 @@ import torch
 
 from depthup.config import DataConfig, SimulatedDraftsConfig
 from depthup.data.documents import documents
+from depthup.data.text_batches import TextBatches
 from depthup.data.transcripts import transcript
 from depthup.errors import UserError
 
 if TYPE_CHECKING:
     from depthup.model.processor import SpeechProcessor
 
-# Tells the choices made here from those of replay and augmentation for a batch of the same number.
-STREAM = 8
 WIDE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
 """Scripts without spaces between words, in which each character is mistaken for itself."""
 UNITS = re.compile(rf"[{WIDE}]|[^\s{WIDE}]+|\s+")
@@ -38,8 +37,10 @@ SOUNDS = {letter: group[0] for group in ("bfpv", "cgjkqsxz", "dt", "mn") for let
 SILENT = "aeiouyhw"
 
 
-class SimulatedDrafts:
-    """Decides which batches are simulated, and makes them: `batch(k)` depends on the seed and on k alone."""
+class SimulatedDrafts(TextBatches):
+    """Sentences behind drafts of themselves."""
+
+    stream = 8
 
     def __init__(
         self,
@@ -50,34 +51,26 @@ class SimulatedDrafts:
         first_batch: int = 0,
     ) -> None:
         """Reads the texts; batches before `first_batch` are never simulated. Raises UserError."""
-        self.config, self.processor, self.seed, self.first_batch = config, processor, seed, first_batch
+        super().__init__(config.share, seed, first_batch)
+        self.config, self.processor = config, processor
         self.texts = sorted(_sentences(config, data), key=len)  # clips of a batch are of like length
         if not self.texts:
             raise UserError("simulated_drafts.text: no words in it; give plain text")
         self.mistakes = Mistakes(self.texts, OF_WORDS if processor.kind.writer is not None else OF_LETTERS)
 
-    def takes(self, number: int) -> bool:
-        """Whether batch `number` is simulated."""
-        return number >= self.first_batch and self._rng(number).random() < self.config.share
-
-    def batch(self, number: int) -> dict[str, torch.Tensor]:
-        """What `processor.drafted_batch` gives, and `seconds` of audio: 0."""
-        rng = self._rng(number)
-        rng.random()  # the one that decided
+    def made(self, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+        """What `processor.drafted_batch` gives."""
         count = min(self.config.batch_texts, len(self.texts))
         first = rng.integers(len(self.texts) - count + 1)
         texts = [self.texts[index] for index in range(first, first + count)]
         # Some recordings are heard without a mistake, others badly.
         rates = rng.uniform(0, 2 * self.config.word_errors, size=count)
         drafts = [self.mistakes.of(text, rate, rng) for text, rate in zip(texts, rates, strict=True)]
-        return {**self.processor.drafted_batch(drafts, texts), "seconds": torch.tensor(0.0)}
+        return self.processor.drafted_batch(drafts, texts)
 
     def fingerprint(self) -> str:
         """A hash of all texts."""
         return sha256("\n".join(self.texts).encode()).hexdigest()
-
-    def _rng(self, number: int) -> np.random.Generator:
-        return np.random.default_rng([self.seed, number, STREAM])
 
 
 class Mistakes:
@@ -106,8 +99,7 @@ class Mistakes:
         if kind == "more":
             other = self.words[rng.integers(len(self.words))]
             return f"{unit} {other}" if len(unit) > 1 or unit.isascii() else unit + other
-        others = [word for word in self.alike.get(sound(unit), ()) if word != unit]
-        if kind == "alike" and others:
+        if kind == "alike" and (others := [word for word in self.alike.get(sound(unit), ()) if word != unit]):
             return others[rng.integers(len(others))]
         return self._misspelled(unit, rng)
 

@@ -19,9 +19,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from depthup import files
 from depthup.config import Recipe
 from depthup.data import BatchStream, load_cuts
-from depthup.data.batches import TextBatches
 from depthup.data.replay import TextReplay, distillation
 from depthup.data.simulated_drafts import SimulatedDrafts
+from depthup.data.text_batches import TextBatches
 from depthup.evaluate.asr import evaluate_asr
 from depthup.evaluate.loss import validation_loss
 from depthup.evaluate.spelling import evaluate_spelling
