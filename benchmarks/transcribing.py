@@ -138,6 +138,9 @@ def _start_errors(pairs: list[tuple[list[Word], list[Word]]]) -> tuple[np.ndarra
 
 
 def _quantiles(errors: np.ndarray) -> dict[str, float]:
+    """Nothing where no word was found."""
+    if not len(errors):
+        return {}
     return {
         "mean": float(errors.mean()),
         "median": float(np.median(errors)),

@@ -52,7 +52,8 @@ def run_of(directory: Path, **changes: object) -> tuple[depthup.SpeechLM, Path]:
 
 
 @pytest.mark.parametrize("kind", METHODS)
-def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp_path, capsys):
+def test_a_standalone_checkpoint_needs_nothing_else_and_names_no_place(kind, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(hub, "hf_hub_download", lambda name, *_, **__: pytest.fail(f"the hub was asked for {name}"))
     changes = dict(METHODS[kind])
     if "whisper" in kind:
         changes["encoder"] = {"name": str(save_encoder(tmp_path / "tiny-whisper", "whisper"))}
@@ -232,7 +233,8 @@ def test_a_checkpoint_of_a_base_that_all_have_goes_as_it_is(sent, tmp_path):
     assert sent["me/run"].keys() == expected | more | {"evaluation.json"}
 
 
-def test_what_stands_in_the_hub_s_cache_is_loaded_by_name(tmp_path):
+def test_what_stands_in_the_hub_s_cache_is_loaded_by_name(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # transformers asks for adapters even so
     model, run = run_of(tmp_path)
     repository = tmp_path / "hub" / "models--me--it"
     snapshot = repository / "snapshots" / "0123456789abcdef0123456789abcdef01234567"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -53,9 +55,13 @@ def tones(tmp_path: Path) -> Path:
 
 def until(opened, expression: str) -> None:
     """The page's own rules let nothing be evaluated inside it, so that it is asked from outside."""
+    wait_for(opened, lambda: opened.evaluate(expression), expression)
+
+
+def wait_for(opened, happened: Callable[[], Any], what: str) -> None:
     end = time.monotonic() + SECONDS / 1000
-    while not opened.evaluate(expression):
-        assert time.monotonic() < end, expression
+    while not happened():
+        assert time.monotonic() < end, what
         opened.wait_for_timeout(50)
 
 
@@ -140,14 +146,16 @@ def test_all_of_it_by_keyboard_alone(server: Running, recording: Path):
                 key("Tab")
             return passed
 
+        choosers: list[Any] = []
+        opened.on("filechooser", lambda chooser: choosers.append(chooser))  # now, since the browser may hear of it later than of the key
         opened.goto(server.url)
         opened.wait_for_selector("#record:enabled", timeout=SECONDS)
         key("Tab")
         assert focused(opened) == "To the transcript"
         assert tab_to("file")[1:] == ["record"]
-        with opened.expect_file_chooser() as chooser:
-            key("Space")
-        chooser.value.set_files(recording)
+        key("Space")
+        wait_for(opened, lambda: choosers, "the browser asks for a file")
+        choosers[0].set_files(recording)
         until(opened, "document.getElementById('status').textContent.startsWith('Done')")
         tab_to("wave")
         key("End")

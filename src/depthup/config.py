@@ -10,6 +10,7 @@ import difflib
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any, Literal, Optional, Union
 
+from depthup.checks import at_least, require
 from depthup.model.layers import KINDS
 from depthup.model.layers.kind import LayerKind
 
@@ -23,18 +24,6 @@ Layer = Literal[tuple(KINDS)]  # type: ignore[valid-type]
 Scope = Literal["speech", "from_speech", "all"]
 Quantization = Literal["none", "int8", "nf4"]
 Kernel = Literal["auto", "eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"]
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
-def _at_least(section: object, name: str, **bounds: float) -> None:
-    for key, bound in bounds.items():
-        value = getattr(section, key)
-        if isinstance(value, (int, float)):  # of another type it is refused when the recipe is checked
-            _require(value >= bound, f"{name}.{key} must be at least {bound}, not {value}")
 
 
 @dataclass
@@ -63,9 +52,9 @@ class EncoderConfig:
     """E-Branchformer layers of `fbank` behind its convolutions, so that it can spell by itself."""
 
     def __post_init__(self) -> None:
-        _require(self.frame_rate > 0, f"encoder.frame_rate must be positive, not {self.frame_rate}")
-        _require(self.num_mel_bins > 0 and self.width > 0, "encoder.num_mel_bins and encoder.width must be positive")
-        _require(self.num_layers >= 0, f"encoder.num_layers must not be negative, not {self.num_layers}")
+        require(self.frame_rate > 0, f"encoder.frame_rate must be positive, not {self.frame_rate}")
+        require(self.num_mel_bins > 0 and self.width > 0, "encoder.num_mel_bins and encoder.width must be positive")
+        require(self.num_layers >= 0, f"encoder.num_layers must not be negative, not {self.num_layers}")
 
 
 @dataclass
@@ -83,8 +72,8 @@ class ConnectorConfig:
     is spelled worse than the training set; 0 takes the likeliest."""
 
     def __post_init__(self) -> None:
-        _require(self.slices >= 1, f"connector.slices must be at least 1, not {self.slices}")
-        _require(self.temperature >= 0, f"connector.temperature must not be negative, not {self.temperature}")
+        require(self.slices >= 1, f"connector.slices must be at least 1, not {self.slices}")
+        require(self.temperature >= 0, f"connector.temperature must not be negative, not {self.temperature}")
 
 
 PLACEMENTS = ("interleaved", "bottom", "middle", "top", "sandwich")
@@ -114,7 +103,7 @@ class UpscaleConfig(_Sections):
             if isinstance(section := getattr(self, name), dict):
                 setattr(self, name, kind(**section))
         n = self.num_layers
-        _require(
+        require(
             n >= 1 if isinstance(n, int) else 0 < n < 1,
             f"upscale.num_layers must be a whole number from 1 or a share between 0 and 1, not {n}",
         )
@@ -147,7 +136,7 @@ class LoraConfig:
     """Switch the adapters off for sequences without speech, so that text-only behaviour stays the base's."""
 
     def __post_init__(self) -> None:
-        _require(self.rank == "matched" or self.rank >= 1, f"lora.rank must be at least 1 or matched, not {self.rank}")
+        require(self.rank == "matched" or self.rank >= 1, f"lora.rank must be at least 1 or matched, not {self.rank}")
 
 
 @dataclass
@@ -196,20 +185,18 @@ class DataConfig:
     """Stop at the first bad clip instead of skipping and counting it."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.batch_positions is None or self.batch_positions > 0,
             f"data.batch_positions must be positive, not {self.batch_positions}",
         )
-        _require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
-        _at_least(self, "data", num_workers=0, max_batch_clips=1, num_buckets=1, shuffle_buffer=1, min_duration=0)
-        sources = 1 if isinstance(self.train, str) else len(self.train)
-        _require(not (self.weights and self.balance), "data: weights or balance decide how often clips come, not both")
+        require(self.batch_seconds > 0, f"data.batch_seconds must be positive, not {self.batch_seconds}")
+        at_least(self, "data", num_workers=0, max_batch_clips=1, num_buckets=1, shuffle_buffer=1, min_duration=0)
+        require(not (self.weights and self.balance), "data: weights or balance decide how often clips come, not both")
         if self.weights is not None:
-            _require(
-                len(self.weights) == sources, f"data.weights: {len(self.weights)} for {sources} sources in data.train"
-            )
-            _require(all(weight > 0 for weight in self.weights), f"data.weights must be positive, not {self.weights}")
-        _require(self.min_duration < self.max_duration, "data.min_duration must be below data.max_duration")
+            given, sources = len(self.weights), 1 if isinstance(self.train, str) else len(self.train)
+            require(given == sources, f"data.weights: {given} for {sources} sources in data.train")
+            require(all(weight > 0 for weight in self.weights), f"data.weights must be positive, not {self.weights}")
+        require(self.min_duration < self.max_duration, "data.min_duration must be below data.max_duration")
 
 
 @dataclass
@@ -240,10 +227,10 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in ("speed", "gain_db", "noise_snr_db"):
             value = getattr(self, name)
-            _require(len(value) in (0, 2), f"augment.{name} needs two numbers, lowest and highest, not {value}")
-        _require(all(s > 0 for s in self.speed), f"augment.speed must be positive, not {self.speed}")
-        _require(0 <= self.noise_prob <= 1, f"augment.noise_prob must lie between 0 and 1, not {self.noise_prob}")
-        _at_least(self, "augment", tilt_db=0, time_masks=0, time_mask_seconds=0, freq_masks=0, freq_mask_bins=0)
+            require(len(value) in (0, 2), f"augment.{name} needs two numbers, lowest and highest, not {value}")
+        require(all(s > 0 for s in self.speed), f"augment.speed must be positive, not {self.speed}")
+        require(0 <= self.noise_prob <= 1, f"augment.noise_prob must lie between 0 and 1, not {self.noise_prob}")
+        at_least(self, "augment", tilt_db=0, time_masks=0, time_mask_seconds=0, freq_masks=0, freq_mask_bins=0)
 
 
 @dataclass
@@ -264,8 +251,8 @@ class ReplayConfig:
     """Most tokens that are read from `text`; they are held in memory, 4 bytes each."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.share < 1, f"replay.share must lie between 0 and 1, not {self.share}")
-        _require(2 <= self.row_tokens <= self.batch_tokens, "replay.row_tokens must be from 2 to replay.batch_tokens")
+        require(0 < self.share < 1, f"replay.share must lie between 0 and 1, not {self.share}")
+        require(2 <= self.row_tokens <= self.batch_tokens, "replay.row_tokens must be from 2 to replay.batch_tokens")
 
 
 @dataclass
@@ -284,11 +271,9 @@ class SimulatedDraftsConfig:
     """Longer sentences come in pieces."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.share <= 1, f"simulated_drafts.share must be above 0 and at most 1, not {self.share}")
-        _require(
-            0 <= self.word_errors <= 0.5, f"simulated_drafts.word_errors must be from 0 to 0.5, not {self.word_errors}"
-        )
-        _at_least(self, "simulated_drafts", batch_texts=1, max_words=1)
+        require(0 < self.share <= 1, f"simulated_drafts.share must be above 0 and at most 1, not {self.share}")
+        require(0 <= self.word_errors <= 0.5, f"simulated_drafts.word_errors must be 0 to 0.5, not {self.word_errors}")
+        at_least(self, "simulated_drafts", batch_texts=1, max_words=1)
 
 
 @dataclass
@@ -341,10 +326,10 @@ class TrainConfig:
     """Trackers of the Hugging Face Trainer."""
 
     def __post_init__(self) -> None:
-        _at_least(self, "train", max_steps=1, learning_rate=0, weight_decay=0, warmup_steps=0, max_grad_norm=0)
-        _at_least(self, "train", gradient_accumulation_steps=1, ctc_weight=0, logging_steps=1, eval_steps=0)
-        _at_least(self, "train", eval_clips=1, save_steps=1, save_total_limit=0)
-        _require(0 <= self.min_lr_rate <= 1, f"train.min_lr_rate must be from 0 to 1, not {self.min_lr_rate}")
+        at_least(self, "train", max_steps=1, learning_rate=0, weight_decay=0, warmup_steps=0, max_grad_norm=0)
+        at_least(self, "train", gradient_accumulation_steps=1, ctc_weight=0, logging_steps=1, eval_steps=0)
+        at_least(self, "train", eval_clips=1, save_steps=1, save_total_limit=0)
+        require(0 <= self.min_lr_rate <= 1, f"train.min_lr_rate must be from 0 to 1, not {self.min_lr_rate}")
 
 
 @dataclass
@@ -392,17 +377,17 @@ class Recipe:
         made = isinstance(self.data, DataConfig) and isinstance(self.encoder, EncoderConfig)
         if made and self.data.batch_positions:  # a mapping is made one by `recipe.checked`
             self.data.batch_seconds = self.data.batch_positions / (self.encoder.frame_rate + TEXT_RATE)
-        _require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
-        _require(
+        require(AUDIO_MARKER in self.prompt, f"prompt must contain {AUDIO_MARKER}, the place of the recording")
+        require(
             self.init_part == "all" or self.init_from is not None,
             "init_part: front_end of which checkpoint? Give it with init_from",
         )
-        _require(
+        require(
             self.base_quantization == "none" or self.method != "full",
             f"base_quantization {self.base_quantization}: method full trains the base's weights; use another or none",
         )
         if isinstance(self.connector, ConnectorConfig) and isinstance(self.simulated_drafts, SimulatedDraftsConfig):
-            _require(
+            require(
                 not self.simulated_drafts.text or self.connector.name == "draft",
                 f"simulated_drafts.text: connector.name {self.connector.name} reads no drafts; set it to draft",
             )

@@ -18,15 +18,14 @@ import torch
 from depthup.config import DataConfig, SimulatedDraftsConfig
 from depthup.data.documents import documents
 from depthup.data.text_batches import TextBatches
-from depthup.data.transcripts import transcript
+from depthup.data.transcripts import UNIT, transcript
 from depthup.errors import UserError
 
 if TYPE_CHECKING:
     from depthup.model.processor import SpeechProcessor
 
-WIDE = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
-"""Scripts without spaces between words, in which each character is mistaken for itself."""
-UNITS = re.compile(rf"[{WIDE}]|[^\s{WIDE}]+|\s+")
+PIECES = re.compile(rf"{UNIT.pattern}|\s+")
+"""What is mistaken for itself: a word, a character of a script without spaces, or the space between."""
 SENTENCE = re.compile(r"(?<=[.!?\u2026\u3002])[\"')\u201d\u2019]*\s+|\n+")
 OF_WORDS = {"alike": 0.55, "letters": 0.1, "lost": 0.25, "more": 0.1}
 """Mistakes of a decoder that knows how words are spelled."""
@@ -79,7 +78,7 @@ class Mistakes:
     def __init__(self, texts: Iterable[str], shares: dict[str, float]) -> None:
         """`shares` of the kinds of mistakes, as `OF_WORDS` has them."""
         self.kinds, self.shares = list(shares), list(shares.values())
-        self.words = [unit for text in texts for unit in UNITS.findall(text) if not unit.isspace()]
+        self.words = [unit for text in texts for unit in PIECES.findall(text) if not unit.isspace()]
         sounds = defaultdict(set)
         for word in set(self.words):
             sounds[sound(word)].add(word)
@@ -87,7 +86,7 @@ class Mistakes:
 
     def of(self, text: str, rate: float, rng: np.random.Generator) -> str:
         """The text with mistakes in about `rate` of its words; never nothing at all."""
-        units = [self._unit(unit, rate, rng) for unit in UNITS.findall(text)]
+        units = [self._unit(unit, rate, rng) for unit in PIECES.findall(text)]
         return " ".join("".join(units).split()) or text
 
     def _unit(self, unit: str, rate: float, rng: np.random.Generator) -> str:
@@ -125,7 +124,7 @@ def _sentences(config: SimulatedDraftsConfig, data: DataConfig) -> Iterator[str]
     """Sentences and lines as training transcripts would write them, the longest in pieces, as clips are cut too."""
     for document in documents(config.text, "simulated_drafts.text"):
         for sentence in SENTENCE.split(document):
-            units = UNITS.findall(transcript(sentence, data))
+            units = PIECES.findall(transcript(sentence, data))
             for first in range(0, len(units), 2 * config.max_words):
                 if piece := "".join(units[first : first + 2 * config.max_words]).strip():
                     yield piece

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 import unicodedata
-from typing import Any
-
-from lhotse.cut import Cut
+from typing import TYPE_CHECKING, Any
 
 from depthup.config import AUDIO_MARKER, DataConfig
 from depthup.errors import UserError
 
+if TYPE_CHECKING:
+    from lhotse.cut import Cut
+
+UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+"""Scripts without spaces between words: Thai, Lao, Burmese, Khmer, kana, Han."""
+UNIT = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
+"""A word, or a character of a script that puts no spaces between words."""
 KEPT = "LMN"
 """Unicode categories of letters, marks and numbers."""
 PROMPT = "prompt"

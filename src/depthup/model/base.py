@@ -25,7 +25,8 @@ from depthup.model.standalone import is_standalone, read_base
 
 log = logging.getLogger("depthup")
 
-
+WORD_MARKS = "\u0120\u2581 "
+"""How tokenizers write the space before a word."""
 TEXT_PART = {r"^(model\.)?language_model\.(?!lm_head|model)": "model.", r"^language_model\.(?=lm_head|model)": ""}
 """How weights of the LLM inside a model that also sees are named there, and how they are called alone."""
 
@@ -106,6 +107,14 @@ def load_tokenizer(name: str, revision: Optional[str] = None) -> PreTrainedToken
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Tokens that begin a word (as byte-level and SentencePiece tokenizers mark it), and the end of sequence."""
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return frozenset(
+        {i for i, token in enumerate(tokens) if token and token[0] in WORD_MARKS} | {tokenizer.eos_token_id}
+    )
 
 
 def _not_found(name: str, error: Exception) -> str:

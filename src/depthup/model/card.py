@@ -12,6 +12,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from depthup import files
+from depthup.model.encoders import BY_NAME
 from depthup.model.hub import NAMES, hub_file, hub_name
 from depthup.model.summary import ModelSummary
 
@@ -88,6 +89,8 @@ def licences_of(config: Any, ask_hub: bool = False) -> dict[str, Optional[str]]:
 def _licence(name: str, source: str, ask_hub: bool) -> Optional[str]:
     if name in LICENCES:
         return LICENCES[name]
+    if name in BY_NAME:  # of depthup's own there is no card
+        return None
     file = Path(source) / CARD if Path(source).is_dir() else hub_file(source, CARD, ask_hub)
     if file is None or not file.is_file():
         return None

@@ -14,7 +14,7 @@ from transformers import BatchFeature, PreTrainedTokenizerBase, ProcessorMixin
 
 from depthup.config import AUDIO_MARKER, ConnectorConfig
 from depthup.errors import UserError
-from depthup.model.base import load_tokenizer
+from depthup.model.base import load_tokenizer, word_starts
 from depthup.model.chat import Templates, with_audio, with_recordings
 from depthup.model.configuration import SpeechLMConfig
 from depthup.model.connectors import CONNECTORS
@@ -26,9 +26,6 @@ from depthup.model.instruction import Instruction
 from depthup.model.positions import IGNORE
 from depthup.model.remote_code import AUTO_MAP, CodeFromPackage, write_code
 from depthup.speech_tokens.tokenizer import SpeechTokenizer
-
-WORD_MARKS = "\u0120\u2581 "
-"""How tokenizers write the space before a word."""
 
 
 class SpeechProcessor(CodeFromPackage, ProcessorMixin):
@@ -237,19 +234,13 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         """
         features = [self.features(clip, feature_transform) for clip in audio]
         waiting = iter(features)
-        rows, labels = [], []
         own = [None] * len(texts) if prompts is None else prompts
-        for asked, text in zip(own, texts, strict=True):
-            prompt = self._ids(asked or self.prompt, waiting)
-            answer = self.answer_ids(text)
-            rows.append(prompt + answer)
-            labels.append([IGNORE] * len(prompt) + answer)
-        batch = _pad_ids(rows, self.tokenizer.pad_token_id, "right") | self._pad_features(features)
+        asked_ids = [self._ids(asked or self.prompt, waiting) for asked in own]
+        batch = self._answered(asked_ids, texts) | self._pad_features(features)
         said = ["" if asked else text.strip() for asked, text in zip(own, texts, strict=True)]
         spelled = [torch.tensor(list(text.encode()), dtype=torch.long) + 1 for text in said]
         sizes = [UNKNOWN if asked else len(text) for asked, text in zip(own, spelled, strict=True)]
         return batch | {
-            "labels": _pad(labels, IGNORE, "right"),
             "ctc_labels": torch.nn.utils.rnn.pad_sequence(spelled, batch_first=True),
             "ctc_label_lengths": torch.tensor(sizes),
         }
@@ -261,14 +252,23 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         """
         before, _, after = self.prompt.partition(AUDIO_MARKER)
         first, last = self._encode(before, first=True), self._encode(after, first=False)
-        rows, speech, labels = [], [], []
-        for draft, text in zip(drafts, texts, strict=True):
-            heard, answer = self._encode(" " + draft, first=False), self.answer_ids(text)
-            rows.append(first + heard + last + answer)
-            speech.append([0] * len(first) + [1] * len(heard) + [0] * len(last + answer))
-            labels.append([IGNORE] * len(first + heard + last) + answer)
+        prompts, speech = [], []
+        for draft in drafts:
+            heard = self._encode(" " + draft, first=False)
+            prompts.append(first + heard + last)
+            speech.append([0] * len(first) + [1] * len(heard))
+        batch = self._answered(prompts, texts)
+        width = batch["input_ids"].shape[1]
+        spoken = [row + [0] * (width - len(row)) for row in speech]
+        return batch | {"speech_ids": torch.tensor(spoken)}
+
+    def _answered(self, prompts: list[list[int]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Rows of a prompt's ids and the text after it, right-padded, with labels where the text stands."""
+        answers = [self.answer_ids(text) for text in texts]
+        rows = [prompt + answer for prompt, answer in zip(prompts, answers, strict=True)]
+        labels = [[IGNORE] * len(prompt) + answer for prompt, answer in zip(prompts, answers, strict=True)]
         batch = _pad_ids(rows, self.tokenizer.pad_token_id, "right")
-        return batch | {"speech_ids": _pad(speech, 0, "right"), "labels": _pad(labels, IGNORE, "right")}
+        return batch | {"labels": _pad(labels, IGNORE, "right")}
 
     def answer_ids(self, text: str) -> list[int]:
         """A transcript as the LLM is taught to write it, with its end of sequence."""
@@ -276,10 +276,7 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
 
     @cached_property
     def word_starts(self) -> frozenset[int]:
-        """Tokens that begin a word (as byte-level and SentencePiece tokenizers mark it), and the end of sequence."""
-        tokens = self.tokenizer.convert_ids_to_tokens(range(len(self.tokenizer)))
-        starts = {i for i, token in enumerate(tokens) if token and token[0] in WORD_MARKS}
-        return frozenset(starts | {self.tokenizer.eos_token_id})
+        return word_starts(self.tokenizer)
 
     def prompt_batch(
         self,
@@ -380,17 +377,8 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
             raise ValueError(f"{len(named)} languages for {count} recordings")
         if not any(named):
             return {}
-        return {"input_languages": torch.tensor([AS_TRAINED if one is None else self._language(one) for one in named])}
-
-    def _language(self, name: str) -> int:
-        writer = self.kind.writer
-        if writer is None:
-            told = "the checkpoint hears what it was trained on; only a multilingual Whisper's decoder can be told one"
-            raise UserError(f"language {name}: {told} (encoder.decoder in the recipe); leave it out")
-        try:
-            return writer.language(name)
-        except UserError as error:
-            raise UserError(f"language {name}: {error}") from error
+        numbers = [AS_TRAINED if one is None else self.kind.language(one) for one in named]
+        return {"input_languages": torch.tensor(numbers)}
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> torch.Tensor:

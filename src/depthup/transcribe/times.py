@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from typing import NamedTuple
 
 import numpy as np
 
+from depthup.data.transcripts import UNIT
 from depthup.transcribe.transcript import Segment, Word
 
-UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # Thai, Lao, Burmese, kana, Han
-UNIT = re.compile(f"[{UNSPACED}]|[^\\s{UNSPACED}]+")
-"""A word, or a character of a script that puts no spaces between words."""
 LETTER_SECONDS = 0.04
 """A head spells a letter so long after it begins, and before it ends: measured on speech whose word times are known."""
 OTHER_CASE = np.array([0, *(byte + 1 for byte in bytes(range(256)).swapcase())])

@@ -71,6 +71,16 @@ class EncoderKind:
         """What `encoder.pad_to_30s` comes to: false for kinds that take clips as they are, whatever it says."""
         return None if self.thins else self.padded_length is not None
 
+    def language(self, name: str) -> int:
+        """The number of a language in a batch, by code or English name. Raises UserError where none can be told."""
+        if self.writer is None:
+            told = "the checkpoint hears what it was trained on; only a multilingual Whisper's decoder can be told one"
+            raise UserError(f"language {name}: {told} (encoder.decoder in the recipe); leave it out")
+        try:
+            return self.writer.language(name)
+        except UserError as error:
+            raise UserError(f"language {name}: {error}") from error
+
     def feature_extractor(self) -> Any:
         """The Hugging Face feature extractor that goes with it, whose settings a checkpoint keeps. Raises UserError."""
         extractor = from_hub(AutoFeatureExtractor, self.config.name)
