@@ -147,7 +147,8 @@ def test_all_of_it_by_keyboard_alone(server: Running, recording: Path):
             return passed
 
         choosers: list[Any] = []
-        opened.on("filechooser", lambda chooser: choosers.append(chooser))  # now, since the browser may hear of it later than of the key
+        # Now, since the browser may hear of it later than of the key.
+        opened.on("filechooser", lambda chooser: choosers.append(chooser))
         opened.goto(server.url)
         opened.wait_for_selector("#record:enabled", timeout=SECONDS)
         key("Tab")
