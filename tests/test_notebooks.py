@@ -20,6 +20,7 @@ SMALL: dict[str, dict[str, Any]] = {
         "CLIPS": {"train_clips": 12, "validation_clips": 2, "test_clips": 3},
         "STEPS": {"front_end_steps": 2, "max_steps": 1},
         "TEST_CLIPS": 3,
+        "DTYPE": "auto",  # the same wherever it runs
     },
     "inside": {},  # opens what the other trained
 }
