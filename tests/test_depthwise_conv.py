@@ -44,7 +44,7 @@ def test_few_channels_are_computed_in_float32_under_autocast_too(channels, dtype
         return exact.to(asked[-1])
 
     monkeypatch.setattr(F, "conv2d", looked_at)
-    x = torch.randn(2, 54, channels, dtype=dtype, requires_grad=True)
+    x = torch.randn(2, 114, channels, dtype=dtype, requires_grad=True)
     weight = torch.randn(channels, 1, 15, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
         output = depthwise_conv(x, weight, torch.zeros(channels))

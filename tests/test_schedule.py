@@ -10,6 +10,7 @@ import torch
 
 from depthup.config import TEXT_RATE, DataConfig, EncoderConfig, Recipe, TrainConfig
 from depthup.recipe import checked
+from depthup.train.threads import Threads
 from depthup.train.trainer import SpeechTrainer
 
 
@@ -42,3 +43,26 @@ def test_positions_become_seconds_at_the_encoders_rate():
     assert checked(Recipe(data={"batch_positions": 330})).data.batch_seconds == pytest.approx(20)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="batch_positions"):
         DataConfig(batch_positions=0)
+
+
+def test_front_end_steps_leave_cores_to_the_processes_that_load(monkeypatch):
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        assert threads_of_steps(Threads(2, num_workers=1)) == [2, 2, 3, 3]
+        assert threads_of_steps(Threads(2, num_workers=5)) == [1, 1, 3, 3]
+        assert threads_of_steps(Threads(9, num_workers=1)) == [2, 2, 2, 2] and torch.get_num_threads() == 3
+        monkeypatch.setenv("OMP_NUM_THREADS", "3")
+        assert threads_of_steps(Threads(2, num_workers=1)) == [3, 3, 3, 3]
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_of_steps(threads: Threads) -> list[int]:
+    args, seen = SimpleNamespace(device=torch.device("cpu")), []
+    for step in range(4):
+        threads.on_step_begin(args, SimpleNamespace(global_step=step), None)
+        seen.append(torch.get_num_threads())
+    threads.on_train_end(args, None, None)
+    return seen

@@ -36,6 +36,7 @@ from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
 from depthup.train.run_directory import STATE, checkpoints, last_checkpoint, refuse_changed, step_of
 from depthup.train.state import load_rest, load_rng, load_state, optimizer_tensors, rng_state, save_state
+from depthup.train.threads import Threads
 
 log = logging.getLogger("depthup")
 
@@ -60,6 +61,7 @@ class SpeechTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.remove_callback(ProgressCallback)
         self.add_callback(ProgressLine(recipe.train.front_end_steps, lambda: self.audio_seconds))
+        self.add_callback(Threads(recipe.train.front_end_steps, recipe.data.num_workers))
         self.record = Record()
         self.add_callback(self.record)
         self.finite = FiniteSteps(recipe.train.on_nan, recipe.output_dir, self.args.device)
