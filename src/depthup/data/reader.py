@@ -224,6 +224,8 @@ def _movable(source: Source, name: str) -> File:
             return path
         with path.open("rb") as pipe:
             return _movable(pipe, name)
+    if isinstance(source, tempfile.SpooledTemporaryFile) and not hasattr(source, "seekable"):
+        source = source._file  # type: ignore[assignment]  # an upload under Python 3.10, whose class lacks the method
     if source.seekable():
         return source
     copy = tempfile.TemporaryFile(prefix="depthup-")  # noqa: SIM115  # closed with the decoder's last reference
