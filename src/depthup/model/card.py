@@ -167,7 +167,7 @@ def _text(model: Carded, scores: dict[str, Any]) -> list[str]:
 
 def _licences(base: Optional[str], encoder_name: str, encoder: Optional[str]) -> str:
     lines = [f"- base: {base or UNKNOWN}"]
-    if encoder_name != "fbank":
+    if encoder_name not in BY_NAME:
         lines.append(f"- speech encoder {hub_name(encoder_name) or Path(encoder_name).name}: {encoder or UNKNOWN}")
     return "## Licences\n\n" + "\n".join(lines)
 

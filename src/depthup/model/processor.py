@@ -252,15 +252,11 @@ class SpeechProcessor(CodeFromPackage, ProcessorMixin):
         """
         before, _, after = self.prompt.partition(AUDIO_MARKER)
         first, last = self._encode(before, first=True), self._encode(after, first=False)
-        prompts, speech = [], []
-        for draft in drafts:
-            heard = self._encode(" " + draft, first=False)
-            prompts.append(first + heard + last)
-            speech.append([0] * len(first) + [1] * len(heard))
-        batch = self._answered(prompts, texts)
-        width = batch["input_ids"].shape[1]
-        spoken = [row + [0] * (width - len(row)) for row in speech]
-        return batch | {"speech_ids": torch.tensor(spoken)}
+        heard = [self._encode(" " + draft, first=False) for draft in drafts]
+        batch = self._answered([first + ids + last for ids in heard], texts)
+        place = torch.arange(batch["input_ids"].shape[1]) - len(first)
+        spoken = (place >= 0) & (place < torch.tensor([len(ids) for ids in heard])[:, None])
+        return batch | {"speech_ids": spoken.long()}
 
     def _answered(self, prompts: list[list[int]], texts: Sequence[str]) -> dict[str, torch.Tensor]:
         """Rows of a prompt's ids and the text after it, right-padded, with labels where the text stands."""

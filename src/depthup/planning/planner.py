@@ -104,10 +104,15 @@ def _shares(recipe: Recipe) -> dict[str, float]:
 
 
 def _batches(
-    recipe: Recipe, steps: dict[str, Step], gpus: int, hours: Optional[float], epochs: Optional[float]
+    recipe: Recipe,
+    shares: dict[str, float],
+    steps: dict[str, Step],
+    gpus: int,
+    hours: Optional[float],
+    epochs: Optional[float],
 ) -> tuple[int, dict[str, float]]:
     """Steps with the LM loss, and batches of each kind on all GPUs: the recipe's, or of passes over `hours`."""
-    settings, shares = recipe.train, _shares(recipe)
+    settings = recipe.train
     batches_per_step = gpus * settings.gradient_accumulation_steps
     audio = steps[SPEECH].audio_seconds / 3600
     lm_steps, ctc_steps = settings.max_steps, settings.front_end_steps
@@ -153,15 +158,15 @@ def plan_training(
     if TEXT in steps and recipe.replay.loss == "distill":
         weights.teacher = summary.base_parameters * (2 if mixed else 4) - weights.saved
 
-    settings = recipe.train
-    lm_steps, batches = _batches(recipe, steps, gpus, hours, epochs)
+    settings, shares = recipe.train, _shares(recipe)
+    lm_steps, batches = _batches(recipe, shares, steps, gpus, hours, epochs)
     heard = (batches[SPEECH] + batches.get(CTC, 0)) * steps[SPEECH].audio_seconds / 3600
 
     rate = device.tflops * 1e12 * assumed.utilisation
     adam = summary.trainable * ADAM_TRAFFIC / (device.bandwidth_gb_s * 1e9) if device.bandwidth_gb_s else 0.0
     adam /= gpus if sharding == "full" else 1
     per_kind = {kind: settings.gradient_accumulation_steps * step.total_flops / rate for kind, step in steps.items()}
-    step_seconds = adam + sum(per_kind[kind] * share for kind, share in _shares(recipe).items())
+    step_seconds = adam + sum(per_kind[kind] * share for kind, share in shares.items())
     return TrainingPlan(
         model=summary,
         device=device,

@@ -19,14 +19,15 @@ class Threads(TrainerCallback):
     """
 
     def __init__(self, front_end_steps: int, num_workers: int) -> None:
-        self.front_end_steps, self.num_workers = front_end_steps, num_workers
+        self.front_end_steps = front_end_steps
+        self.kept_free = 0 if "OMP_NUM_THREADS" in os.environ else num_workers
         self.all = torch.get_num_threads()
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if args.device.type != "cpu" or "OMP_NUM_THREADS" in os.environ:
+        if args.device.type != "cpu":
             return
         alone = state.global_step < self.front_end_steps
-        threads = max(1, self.all - self.num_workers) if alone else self.all
+        threads = max(1, self.all - self.kept_free) if alone else self.all
         if threads != torch.get_num_threads():
             torch.set_num_threads(threads)
 

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from depthup.checks import at_least, require
 from depthup.model.layers import base_parts
 from depthup.model.layers.depthwise_conv import depthwise_conv
 from depthup.model.layers.kind import LayerKind, Place, View, attend_freely, copied, last_linear, zero_
@@ -35,15 +36,11 @@ class EBranchformer(LayerKind):
     """Dropout of each branch, of their merging and of the feed-forward."""
 
     def __post_init__(self) -> None:
-        if self.kernel_size % 2 != 1:
-            raise ValueError(f"{NAME}.kernel_size must be odd, not {self.kernel_size}")
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"{NAME}.dropout must be in [0, 1), not {self.dropout}")
-        for name in ("width", "feed_forward_width", "cgmlp_width"):
-            if (value := getattr(self, name)) is not None and value < 2:
-                raise ValueError(f"{NAME}.{name} must be at least 2, not {value}")
-        if self.cgmlp_width is not None and self.cgmlp_width % 2:
-            raise ValueError(f"{NAME}.cgmlp_width must be even, not {self.cgmlp_width}")
+        require(self.kernel_size % 2 == 1, f"{NAME}.kernel_size must be odd, not {self.kernel_size}")
+        require(0 <= self.dropout < 1, f"{NAME}.dropout must be in [0, 1), not {self.dropout}")
+        at_least(self, NAME, width=2, feed_forward_width=2, cgmlp_width=2)
+        inner = self.cgmlp_width
+        require(inner is None or inner % 2 == 0, f"{NAME}.cgmlp_width must be even, not {inner}")
 
     @property
     def starts_as_identity(self) -> bool:
