@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import doctest
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -18,8 +21,18 @@ from depthup.errors import UserError
 from depthup.evaluate import score
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
-from depthup.model.encoders import encoder_kind
-from depthup.model.encoders.writer import AS_TRAINED, Writer, Written, _choose, frame_mask
+from depthup.model.encoders import encoder_kind, writer
+from depthup.model.encoders.writer import (
+    AS_TRAINED,
+    LONGEST,
+    TIMES,
+    Writer,
+    Written,
+    _choose,
+    frame_mask,
+    loops,
+    repeating,
+)
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "commonvoice-en" / "test.jsonl"
@@ -78,6 +91,38 @@ def test_what_is_guessed_is_written_as_without_a_guess_in_fewer_passes(heard, mo
         (again,) = encoder.write(*alone, guess=guess)
         assert again.text == written.text and again.units == written.units and len(passes) <= most
         torch.testing.assert_close(again.states, written.states, rtol=1e-3, atol=1e-3)
+
+
+def test_what_loops_is_written_anew_and_its_neighbours_stay(heard, monkeypatch):
+    encoder, _, frames, lengths = heard
+    maker = encoder.kind.writer
+    before = encoder.write(frames, lengths, 6.0)
+    word, run = maker.tokens("again")[0], maker.logits
+
+    def logits(model, states):
+        found = run(model, states)
+        if len(states) in (1, len(frames)):  # the second recording, among all and alone
+            found[len(states) // 4, :, word] += 30
+        return found
+
+    monkeypatch.setattr(maker, "logits", logits)
+    after = encoder.write(frames, lengths, 6.0)
+    assert [w.text for i, w in enumerate(after) if i != 1] == [w.text for i, w in enumerate(before) if i != 1]
+    assert after[1].text.count("again") > 1 and "again again" not in after[1].text
+
+
+@given(st.lists(st.integers(0, 99), min_size=1, max_size=LONGEST, unique=True), st.randoms())
+def test_people_may_say_it_four_times_and_nothing_that_may_come_next_repeats(unit, random):
+    assert not loops(unit * TIMES) and loops([-1, *unit * (TIMES + 1)])
+    written: list[int] = []
+    for _ in range(30):
+        allowed = [token for token in range(100) if token not in repeating(written)]
+        written.append(random.choice(allowed[:3]))
+        assert all(written[-n:] != written[-2 * n : -n] for n in range(1, LONGEST + 1) if 2 * n <= len(written))
+
+
+def test_examples_of_the_docstrings():
+    assert doctest.testmod(writer).attempted and not doctest.testmod(writer).failed
 
 
 def test_few_frames_of_silence_are_heard_as_30_s_of_it(heard):

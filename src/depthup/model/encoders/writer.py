@@ -24,6 +24,8 @@ TOKENS_AT_LEAST = 8
 """What may be written of the shortest recording; an endless loop ends at so many, and what a second of it may hold."""
 MULTILINGUAL = 51865
 """Smallest vocabulary of a multilingual Whisper; all have a tokenizer with languages."""
+TIMES, LONGEST = 4, 10
+"""How often in a row the same is said, at most so many tokens of it; what is written once more is an endless loop."""
 CERTAIN, IN_QUESTION = 0.99, 5
 """A token that is likelier than the first is never sampled, others among so many of the likeliest."""
 IGNORE = -100
@@ -175,21 +177,45 @@ class Writer:
     ) -> list[Written]:
         """What is said in frames [N, T, width], of which lengths [N] are the clip's own.
 
-        In at most `per_second` tokens a second and TOKENS_AT_LEAST.
+        In at most `per_second` tokens a second and TOKENS_AT_LEAST. A transcript that falls into a loop, in which the
+        same comes more than TIMES times in a row, is written anew without saying anything twice in a row.
 
         Drawn at a temperature where it is not 0 and a token in doubt; `languages` as for `beginning`. A single
         recording's text may be guessed: what is right at the beginning of the guess then takes one pass.
         """
         bias = self._bias(frames, lengths)
         begun = self.beginning(model, frames, bias, languages)
+        limits = [TOKENS_AT_LEAST + math.ceil(per_second * s) for s in (lengths / 50).tolist()]
+        given = model, frames, bias, begun, limits, temperature
+        rows = self._tokens_of(*given, guess if len(frames) == 1 and not temperature else "")
+        looped = [i for i, (tokens, _) in enumerate(rows) if loops(tokens)]
+        if looped:
+            few = frames[looped], bias[looped], begun[looped], [limits[i] for i in looped]
+            for i, row in zip(looped, self._tokens_of(model, *few, temperature, twice=False), strict=True):
+                rows[i] = row
+        return [self._written(tokens, states) for tokens, states in rows]
+
+    def _tokens_of(
+        self,
+        model: Any,
+        frames: torch.Tensor,
+        bias: torch.Tensor,
+        begun: torch.Tensor,
+        limits: list[int],
+        temperature: float,
+        guess: str = "",
+        twice: bool = True,
+    ) -> list[tuple[list[int], torch.Tensor]]:
+        """Each recording's tokens, up to its end, its limit or a loop, and their states [tokens, width].
+
+        Without `twice` nothing comes twice in a row.
+        """
         end = self.tokenizer.eos_token_id
-        seconds = (lengths / 50).tolist()
-        limits = [TOKENS_AT_LEAST + math.ceil(per_second * s) for s in seconds]
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         tokens: list[list[int]] = [[] for _ in limits]
         told: list[torch.Tensor] = []
         going = set(range(len(limits)))
-        guessed = self.tokens(guess)[:-1][: limits[0] - 1] if guess and len(limits) == 1 and not temperature else []
+        guessed = self.tokens(guess)[:-1][: limits[0] - 1] if guess else []
         ids = torch.cat([begun, begun.new_tensor([guessed])], 1) if guessed else begun
         while going:
             states = self.states(model, ids, frames, bias, cache)[:, -1 - len(guessed) :]
@@ -203,15 +229,18 @@ class Writer:
                 tokens[0], guessed = guessed[:right], []
                 told += states[:, :right].unbind(1)
                 states, logits = states[:, right:], logits[:, right:]
+            if not twice:
+                for row, so_far in enumerate(tokens):
+                    logits[row, 0, repeating(so_far)] = -torch.inf
             told.append(states[:, 0])
             ids = _choose(logits[:, 0], temperature)[:, None]
             for row, token in enumerate(ids[:, 0].tolist()):
                 if row in going and token != end:
                     tokens[row].append(token)
-                if row in going and (token == end or len(tokens[row]) >= limits[row]):
+                if row in going and (token == end or len(tokens[row]) >= limits[row] or loops(tokens[row])):
                     going.remove(row)
         states = torch.stack(told, 1)
-        return [self._written(row, states[i, : len(row)]) for i, row in enumerate(tokens)]
+        return [(row, states[i, : len(row)]) for i, row in enumerate(tokens)]
 
     def _written(self, tokens: list[int], states: torch.Tensor) -> Written:
         text, units = "", []
@@ -263,6 +292,26 @@ class Writer:
         labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE).to(frames.device)
         ids = torch.cat([begun, labels[:, :-1].clamp(min=0)], 1)
         return self.states(model, ids, frames, bias)[:, begun.shape[1] - 1 :], labels
+
+
+def loops(tokens: list[int]) -> bool:
+    """Whether tokens end by saying the same, of at most LONGEST tokens, more than TIMES times in a row.
+
+    >>> loops([7, 1, 2, 1, 2, 1, 2, 1, 2]), loops([7, 1, 2, 1, 2, 1, 2, 1, 2, 1, 2])
+    (False, True)
+    """
+    sizes = range(1, min(LONGEST, len(tokens) // (TIMES + 1)) + 1)
+    return any(tokens[-size * TIMES :] == tokens[-size * (TIMES + 1) : -size] for size in sizes)
+
+
+def repeating(tokens: list[int]) -> list[int]:
+    """What must not come next, lest the same, of at most LONGEST tokens, stand there twice in a row.
+
+    >>> repeating([1, 2, 1])
+    [1, 2]
+    """
+    sizes = range(1, min(LONGEST, (len(tokens) + 1) // 2) + 1)
+    return [tokens[-size] for size in sizes if tokens[len(tokens) - size + 1 :] == tokens[-2 * size + 1 : -size]]
 
 
 def _choose(logits: torch.Tensor, temperature: float) -> torch.Tensor:
