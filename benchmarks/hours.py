@@ -5,8 +5,9 @@
         --text ../shared/text/wikitext2_test.txt --dtype bfloat16
 
 For each amount: whole speakers are drawn until it is reached; a front end learns alone; then every method starts from
-it (`init_part: front_end`), each at the rate given here. Steps grow with the root of the hours, from the recipe's at
---full-hours. The same command goes on where it was interrupted; further words are changes to the recipe.
+it (`init_part: front_end`), each at the rate given here. Steps are the recipe's at --full-hours and shrink with the root
+of the hours, to --least-steps for the LLM's part. The same command goes on where it was interrupted; further words are
+changes to the recipe.
 """
 
 from __future__ import annotations
@@ -24,11 +25,11 @@ from depthup.recipe import load_recipe
 
 TEXT = "text"
 METHODS = {
-    "layers": ["--method=depth_upscale", "--train.learning_rate=5e-4"],
+    "layers": ["--method=depth_upscale", "--train.learning_rate=1.5e-3"],
     "lora": ["--method=lora", "--lora.speech_only=true", "--train.learning_rate=5e-4"],
-    "full": ["--method=full", "--train.learning_rate=2e-5"],
+    "full": ["--method=full", "--train.learning_rate=6e-5"],
 }
-"""What each changes in the recipe; rates as `depthup sweep` found them on digits, not searched anew for each amount."""
+"""What each changes in the recipe; rates searched with all hours (docs/paper.md), not anew for each amount."""
 
 
 def main() -> None:
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("recipe")
     parser.add_argument("--hours", type=float, nargs="+", default=[1 / 6, 1.0, 6.5])
     parser.add_argument("--full-hours", type=float, default=6.5, help="hours that the recipe's own steps are for")
+    parser.add_argument("--least-steps", type=int, default=60, help="steps with the LLM, however few the hours")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--front-end", help="a trained front end to start from for --full-hours")
     parser.add_argument("--test", action="append", required=True)
@@ -57,7 +59,7 @@ def main() -> None:
             front_end = str(train(options.recipe, [*given, *steps, f"--output_dir={folder / 'front-end'}"]))
         for method in options.methods:
             start = [f"--init_from={front_end}", "--init_part=front_end", "--train.front_end_steps=0"]
-            steps = [f"--train.max_steps={round(recipe.train.max_steps * share)}"]
+            steps = [f"--train.max_steps={max(options.least_steps, round(recipe.train.max_steps * share))}"]
             run = folder / method
             train(options.recipe, [*given, *start, *steps, *METHODS[method], f"--output_dir={run}"])
             found.append({"hours": hours, "method": method, **measured(run, options.test, options.text, options.clips)})

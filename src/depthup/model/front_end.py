@@ -104,13 +104,14 @@ class FrontEnd(nn.Module):
     ) -> torch.Tensor:
         """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes], where known.
 
-        The CTC loss; with the encoder model's own decoder its cross-entropy, and a share of the CTC loss (hybrid
-        CTC/attention, Watanabe et al. 2017).
+        The CTC loss. With the encoder model's own decoder it teaches the head alone, and the decoder's cross-entropy the
+        encoder: a new head's gradients would undo what both know of each other (docs/real-speech.md).
         """
         writer = self.encoder.kind.writer
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
-            spelled = self.connector.spelling_loss(_own(frames, lengths), lengths, labels, label_lengths)
+            heard = _own(frames if writer is None else frames.detach(), lengths)
+            spelled = self.connector.spelling_loss(heard, lengths, labels, label_lengths)
             if writer is None:
                 return spelled
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
