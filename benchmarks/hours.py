@@ -5,9 +5,9 @@
         --text ../shared/text/wikitext2_test.txt --dtype bfloat16
 
 For each amount: whole speakers are drawn until it is reached; a front end learns alone; then every method starts from
-it (`init_part: front_end`), each at the rate given here. Steps are the recipe's at --full-hours and shrink with the root
-of the hours, to --least-steps for the LLM's part. The same command goes on where it was interrupted; further words are
-changes to the recipe.
+it (`init_part: front_end`), each at the rate given here. Steps are the recipe's at --full-hours and shrink with the
+root of the hours, to --least-steps for the LLM's part. The same command goes on where it was interrupted; further words
+are changes to the recipe.
 """
 
 from __future__ import annotations

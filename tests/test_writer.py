@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from small_run import save_recipe, save_whisper
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -33,6 +34,8 @@ from depthup.model.encoders.writer import (
     loops,
     repeating,
 )
+from depthup.model.speech_lm import SpeechLM
+from depthup.recipe import load_recipe
 
 SHARED = Path(__file__).parents[1].parent / "shared"
 WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "commonvoice-en" / "test.jsonl"
@@ -155,6 +158,26 @@ def test_its_loss_is_that_of_transformers(heard):
         total, count = total + float(out.loss) * len(ids), count + len(ids)
     ours = encoder.kind.writer.loss(encoder.model, frames[:2], lengths[:2], texts)
     assert float(ours) == pytest.approx(total / count, rel=1e-4)
+
+
+def test_the_encoder_learns_from_its_decoder_and_the_ctc_head_only_listens(tmp_path):
+    whisper = {"name": str(save_whisper(tmp_path / "whisper")), "decoder": True, "language": "en", "train": True}
+    recipe = load_recipe(
+        save_recipe(tmp_path, encoder=whisper, connector={"name": "draft"}, train={"front_end_steps": 1})
+    )
+    model = SpeechLM.from_recipe(recipe).train()
+    heard = torch.randn(2, 60, 80), torch.tensor([60, 40])
+    labels = torch.tensor([[98, 99, 100], [98, 97, 0]]), torch.tensor([3, 2])
+    model.front_end_loss(*heard, *labels).backward()
+    both = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    writer = model.encoder.kind.writer
+    writer.loss(model.encoder.model, *model.encoder(*heard), ["abc", "a`"]).backward()
+    alone = {name: p.grad for name, p in model.encoder.named_parameters() if p.grad is not None}
+    assert any("encoder.layers" in name for name in alone) and any("decoder.layers" in name for name in alone)
+    for name, grad in alone.items():
+        assert torch.equal(both.pop(f"encoder.{name}"), grad), name
+    assert both and all(name.startswith("connector.ctc_head.") and grad.any() for name, grad in both.items())
 
 
 def test_each_token_of_the_llm_gets_the_states_of_the_words_it_shares_letters_with():

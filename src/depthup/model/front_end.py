@@ -22,7 +22,7 @@ from depthup.model.encoders.writer import frame_mask
 from depthup.model.positions import Heard, grow
 
 CTC_SHARE = 0.3
-"""Of the CTC loss beside a decoder's own."""
+"""Weight of the CTC loss beside a decoder's own."""
 
 
 class FrontEnd(nn.Module):
@@ -104,8 +104,8 @@ class FrontEnd(nn.Module):
     ) -> torch.Tensor:
         """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes], where known.
 
-        The CTC loss. With the encoder model's own decoder it teaches the head alone, and the decoder's cross-entropy the
-        encoder: a new head's gradients would undo what both know of each other (docs/real-speech.md).
+        The CTC loss. With the encoder model's own decoder it teaches the head alone, and the decoder's cross-entropy
+        the encoder: a new head's gradients would undo what the two know of each other (docs/real-speech.md).
         """
         writer = self.encoder.kind.writer
         with self._as_trained(features.device):

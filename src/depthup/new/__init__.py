@@ -101,12 +101,18 @@ def _filled(
         "augment": _lines(_augment(corpus)),
         "front_end_steps": chosen.front_end_steps,
         "front_end_reason": f"{_first_part(chosen)}{far}",
-        "encoder_rate": "2e-5" if chosen.decoder else "1e-4",  # a Whisper with silence, as measured
+        "encoder_rates": _lines(_encoder_rates(chosen)),
         "max_steps": chosen.max_steps,
         "max_reason": f"then the new layers learn to read its drafts{far}",
         "eval_steps": eval_steps,
         "dtype": chosen.dtype,
     }
+
+
+def _encoder_rates(chosen: Choices) -> list[str]:
+    if chosen.decoder:
+        return ["encoder_learning_rate: 2e-5"]
+    return ["encoder_frozen_steps: 40  # while a new CTC head learns to read it", "encoder_learning_rate: 1e-4"]
 
 
 def _plan(machine: Machine) -> str:

@@ -20,8 +20,8 @@ from depthup.machine import Machine
 from depthup.new.corpus import Corpus
 
 MEASURED_HOURS = 6.5
-FRONT_END_PASSES, LLM_PASSES, ONE_PASS_HOURS = 2.5, 0.65, 1000.0
-LEAST_FRONT_END_STEPS, LEAST_STEPS = 300, 150
+FRONT_END_PASSES, CTC_PASSES, LLM_PASSES, ONE_PASS_HOURS = 1.25, 5.0, 0.37, 1000.0
+LEAST_FRONT_END_STEPS, LEAST_CTC_STEPS, LEAST_STEPS = 50, 1000, 100
 FULL = 0.966
 """Of `batch_seconds` a batch holds so much."""
 CPU_FRONT_END, CPU_LLM = 18.0, 12.3
@@ -91,8 +91,9 @@ def choose(
     if decoder and chosen.endswith(".en") and of_whisper != "en":
         raise UserError(f"encoder {chosen}: writes English alone; for {code} take a multilingual Whisper")
     once = corpus.hours > ONE_PASS_HOURS
-    passes, llm_passes = (1.0, 0.3) if once else (FRONT_END_PASSES if decoder else 2 * FRONT_END_PASSES, LLM_PASSES)
-    front_end = _steps(passes * corpus.hours, size, LEAST_FRONT_END_STEPS if decoder else 1000)
+    passes, least = (FRONT_END_PASSES, LEAST_FRONT_END_STEPS) if decoder else (CTC_PASSES, LEAST_CTC_STEPS)
+    passes, llm_passes = (1.0, 0.3) if once else (passes, LLM_PASSES)
+    front_end = _steps(passes * corpus.hours, size, least)
     steps = _steps(llm_passes * corpus.hours, size, LEAST_STEPS)
     measured = not on_gpu and machine.bfloat16 and decoder and base is None and encoder is None
     heard = size.batch_seconds * FULL / 3600
