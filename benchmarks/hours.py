@@ -26,7 +26,7 @@ from depthup.recipe import load_recipe
 TEXT = "text"
 METHODS = {
     "layers": ["--method=depth_upscale", "--train.learning_rate=1.5e-3"],
-    "lora": ["--method=lora", "--lora.speech_only=true", "--train.learning_rate=5e-4"],
+    "lora": ["--method=lora", "--lora.speech_only=true", "--train.learning_rate=1.5e-3"],
     "full": ["--method=full", "--train.learning_rate=6e-5"],
 }
 """What each changes in the recipe; rates searched with all hours (docs/paper.md), not anew for each amount."""
