@@ -27,7 +27,7 @@ TEXT = "text"
 METHODS = {
     "layers": ["--method=depth_upscale", "--train.learning_rate=1.5e-3"],
     "lora": ["--method=lora", "--lora.speech_only=true", "--train.learning_rate=1.5e-3"],
-    "full": ["--method=full", "--train.learning_rate=6e-5"],
+    "full": ["--method=full", "--train.learning_rate=2e-4"],
 }
 """What each changes in the recipe; rates searched with all hours (docs/paper.md), not anew for each amount."""
 
