@@ -45,13 +45,15 @@ def test_at_the_measured_hours_and_machine_it_is_the_measured_recipe(here):
     assert (new.upscale, new.augment) == (english.upscale, english.augment)
     assert new.train.front_end_steps == pytest.approx(english.train.front_end_steps, rel=0.05)
     assert new.train.max_steps == pytest.approx(english.train.max_steps, rel=0.05)
-    assert new.train.encoder_learning_rate == english.train.encoder_learning_rate
+    for name in ("encoder_learning_rate", "encoder_frozen_steps", "ctc_rate", "learning_rate"):
+        assert getattr(new.train, name) == getattr(english.train, name)
     assert new.data.batch_seconds == english.data.batch_seconds and new.dtype == "bfloat16"
 
 
 def test_hours_machine_and_language_change_what_they_should(here):
     little = written(here / "little.yaml", 0.3, OLD_CPU, language="fr")
     assert little.encoder.language == little.data.language == "fr" and little.dtype == "auto"
+    assert little.train.ctc_rate == 0 and written(here / "more.yaml", 3).train.ctc_rate > 0
     much = written(here / "much.yaml", 500, GPU, language="no", validation="v.jsonl")
     assert much.train.front_end_steps > 10 * little.train.front_end_steps
     assert (much.encoder.language, much.data.validation) == ("no", "v.jsonl")

@@ -124,6 +124,9 @@ def test_what_cannot_be_compared_is_only_looked_at_for_loops():
     assert not judged(Heard("one two"), 1.0, 0.0, Options()).flagged
     assert judged(Heard("um um um um um"), 1.0, 0.0, Options()).flagged
     assert judged(Heard("on and on, on and on, on and on, on and on"), 1.0, 0.0, Options()).flagged
+    looped = judged(Heard("he ran and ran and ran and ran and ran", draft="he ran and fell"), 1.0, 0.0, Options())
+    assert looped.flagged and looped.text == "he ran and fell"
+    assert judged(Heard("no no no no", draft="no no no no"), 1.0, 0.0, Options()).text == "no no no no"
     assert judged(Heard("one two"), 1.0, 0.0, Options()).confidence is None
 
 

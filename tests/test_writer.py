@@ -14,6 +14,7 @@ from small_run import save_recipe, save_whisper
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
+from depthup.api import load, train
 from depthup.config import ConnectorConfig, DataConfig, EncoderConfig
 from depthup.data import read_audio
 from depthup.data.cuts import load_cuts
@@ -160,24 +161,33 @@ def test_its_loss_is_that_of_transformers(heard):
     assert float(ours) == pytest.approx(total / count, rel=1e-4)
 
 
-def test_the_encoder_learns_from_its_decoder_and_the_ctc_head_only_listens(tmp_path):
+def test_without_a_ctc_head_the_decoder_alone_teaches_the_encoder(tmp_path):
     whisper = {"name": str(save_whisper(tmp_path / "whisper")), "decoder": True, "language": "en", "train": True}
-    recipe = load_recipe(
-        save_recipe(tmp_path, encoder=whisper, connector={"name": "draft"}, train={"front_end_steps": 1})
-    )
-    model = SpeechLM.from_recipe(recipe).train()
+    train_steps = {
+        "max_steps": 1,
+        "front_end_steps": 2,
+        "ctc_rate": 0,
+        "save_steps": 9,
+        "eval_steps": 0,
+        "report_to": [],
+    }
+    path = save_recipe(tmp_path, encoder=whisper, connector={"name": "draft"}, train=train_steps)
+    model = SpeechLM.from_recipe(load_recipe(path)).train()
+    assert model.ctc_head is None and model.makes_out
     heard = torch.randn(2, 60, 80), torch.tensor([60, 40])
-    labels = torch.tensor([[98, 99, 100], [98, 97, 0]]), torch.tensor([3, 2])
-    model.front_end_loss(*heard, *labels).backward()
-    both = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    model.front_end_loss(*heard, torch.tensor([[98, 99, 100], [98, 97, 0]]), torch.tensor([3, 2])).backward()
+    found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     model.zero_grad()
-    writer = model.encoder.kind.writer
-    writer.loss(model.encoder.model, *model.encoder(*heard), ["abc", "a`"]).backward()
-    alone = {name: p.grad for name, p in model.encoder.named_parameters() if p.grad is not None}
-    assert any("encoder.layers" in name for name in alone) and any("decoder.layers" in name for name in alone)
-    for name, grad in alone.items():
-        assert torch.equal(both.pop(f"encoder.{name}"), grad), name
-    assert both and all(name.startswith("connector.ctc_head.") and grad.any() for name, grad in both.items())
+    model.encoder.kind.writer.loss(model.encoder.model, *model.encoder(*heard), ["abc", "a`"]).backward()
+    wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    assert any("encoder.layers" in name for name in wanted) and found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    trained, _ = load(train(path))
+    before = SpeechLM.from_recipe(load_recipe(path)).encoder.state_dict()
+    after = trained.encoder.state_dict()
+    assert trained.ctc_head is None and any(not torch.equal(before[name], after[name]) for name in before)
+    with pytest.raises(UserError, match="train.ctc_rate 0"):
+        SpeechLM.from_recipe(load_recipe(path, ["--train.ctc_weight=0.3"]))
 
 
 def test_each_token_of_the_llm_gets_the_states_of_the_words_it_shares_letters_with():

@@ -311,7 +311,7 @@ class TrainConfig:
     front_end_steps: int = 0
     """Steps before the others in which encoder and connector learn to spell by CTC alone, without the LLM."""
     ctc_rate: float = 50.0
-    """CTC outputs per second; bytes per second it can spell."""
+    """CTC outputs per second; bytes per second it can spell. 0: no CTC head beside a decoder (`encoder.decoder`)."""
     logging_steps: int = 5
     """Steps between progress lines."""
     eval_steps: int = 100
@@ -328,7 +328,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         at_least(self, "train", max_steps=1, learning_rate=0, weight_decay=0, warmup_steps=0, max_grad_norm=0)
         at_least(self, "train", gradient_accumulation_steps=1, ctc_weight=0, logging_steps=1, eval_steps=0)
-        at_least(self, "train", eval_clips=1, save_steps=1, save_total_limit=0)
+        at_least(self, "train", eval_clips=1, save_steps=1, save_total_limit=0, ctc_rate=0)
         require(0 <= self.min_lr_rate <= 1, f"train.min_lr_rate must be from 0 to 1, not {self.min_lr_rate}")
 
 

@@ -213,6 +213,16 @@ def frame_stack(encoder_rate: float, wanted_rate: float) -> int:
 
 
 def ctc_outputs(recipe: Recipe, frame_rate: float) -> int:
-    """CTC outputs per state that the head reads, of so many states a second; 0 without a CTC head."""
-    wanted = recipe.train.ctc_weight > 0 or recipe.train.front_end_steps > 0 or recipe.init_part == "front_end"
-    return max(1, round(recipe.train.ctc_rate / frame_rate)) if wanted else 0
+    """CTC outputs per state that the head reads, of so many states a second; 0 without a CTC head.
+
+    Raises UserError where there must be one.
+    """
+    rate, weight = recipe.train.ctc_rate, recipe.train.ctc_weight
+    if not (weight > 0 or recipe.train.front_end_steps > 0 or recipe.init_part == "front_end"):
+        return 0
+    if rate == 0 and (weight > 0 or not recipe.encoder.decoder or recipe.connector.name != "draft"):
+        raise UserError(
+            "train.ctc_rate 0: only a front end whose decoder writes the draft (encoder.decoder, connector.name draft) "
+            "learns without a CTC head, and train.ctc_weight is that head's"
+        )
+    return max(1, round(rate / frame_rate)) if rate else 0

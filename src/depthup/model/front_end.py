@@ -104,19 +104,22 @@ class FrontEnd(nn.Module):
     ) -> torch.Tensor:
         """How badly the front end alone makes out transcripts, given as bytes + 1, labels [N, bytes], where known.
 
-        The CTC loss. With the encoder model's own decoder it teaches the head alone, and the decoder's cross-entropy
-        the encoder: a new head's gradients would undo what the two know of each other (docs/real-speech.md).
+        The CTC loss; with the encoder model's own decoder its cross-entropy, and where there is a CTC head too, a share
+        of the CTC loss (hybrid CTC/attention, Watanabe et al. 2017).
         """
         writer = self.encoder.kind.writer
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
-            heard = _own(frames if writer is None else frames.detach(), lengths)
-            spelled = self.connector.spelling_loss(heard, lengths, labels, label_lengths)
+            spelled = None
+            if self.ctc_head is not None:
+                spelled = self.connector.spelling_loss(_own(frames, lengths), lengths, labels, label_lengths)
             if writer is None:
+                assert spelled is not None
                 return spelled
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
             texts = [None if n == UNKNOWN else bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
-            return writer.loss(self.encoder.model, frames, lengths, texts) + CTC_SHARE * spelled
+            written = writer.loss(self.encoder.model, frames, lengths, texts)
+            return written if spelled is None else written + CTC_SHARE * spelled
 
     def likelihoods(
         self,

@@ -13,7 +13,7 @@ from depthup import files
 from depthup.config import DataConfig
 from depthup.errors import UserError
 from depthup.machine import Machine
-from depthup.new.choices import MEASURED_HOURS, Choices, choose
+from depthup.new.choices import CTC_HOURS, MEASURED_HOURS, Choices, choose
 from depthup.new.corpus import LONGEST, Corpus
 from depthup.new.corpus import measured as measured
 from depthup.planning.hardware import GPUS
@@ -101,7 +101,7 @@ def _filled(
         "augment": _lines(_augment(corpus)),
         "front_end_steps": chosen.front_end_steps,
         "front_end_reason": f"{_first_part(chosen)}{far}",
-        "encoder_rates": _lines(_encoder_rates(chosen)),
+        "encoder_rates": _lines(_encoder_rates(chosen, corpus.hours)),
         "max_steps": chosen.max_steps,
         "max_reason": f"then the new layers learn to read its drafts{far}",
         "eval_steps": eval_steps,
@@ -109,10 +109,14 @@ def _filled(
     }
 
 
-def _encoder_rates(chosen: Choices) -> list[str]:
-    if chosen.decoder:
-        return ["encoder_learning_rate: 2e-5"]
-    return ["encoder_frozen_steps: 40  # while a new CTC head learns to read it", "encoder_learning_rate: 1e-4"]
+def _encoder_rates(chosen: Choices, hours: float) -> list[str]:
+    rate = f"encoder_learning_rate: {'2e-5' if chosen.decoder else '1e-4'}"
+    if chosen.decoder and hours < CTC_HOURS:
+        return [
+            "ctc_rate: 0  # no CTC head: in so few hours it harms Whisper; so no word times",
+            rate,
+        ]
+    return ["encoder_frozen_steps: 40  # while a new CTC head learns to read it", rate]
 
 
 def _plan(machine: Machine) -> str:

@@ -197,7 +197,7 @@ class SpeechTrainer(Trainer):
         settings = self.recipe.train
         front_end_only = self.state.global_step < settings.front_end_steps
         accumulation = self.args.gradient_accumulation_steps
-        if not self.model.config.ctc_outputs:
+        if not self.model.makes_out:
             del inputs["ctc_labels"], inputs["ctc_label_lengths"]
         outputs = model(
             **inputs,

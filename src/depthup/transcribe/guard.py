@@ -53,8 +53,9 @@ def judged(heard: Heard, seconds: float, ctc_rate: float, options: Options) -> S
     """The segment of a clip of so many seconds.
 
     Text is dropped where the front end made out nothing: its draft is empty, or its CTC head spells no letter. A
-    text that differs wildly from either, or says the same over and over, is flagged, or with `fallback` replaced; what
-    does not stop is cut behind its first time. With a CTC head words get times and confidences.
+    text that differs wildly from either, or says the same over and over, is flagged, or with `fallback` replaced. Where
+    the LLM repeats what its draft does not, the draft is written; else what does not stop is cut behind its first time.
+    With a CTC head words get times and confidences.
     """
     segment = Segment(0.0, round(seconds, 3), heard.text)
     told = [text for text in (heard.draft, heard.spelled) if text is not None]
@@ -64,8 +65,11 @@ def judged(heard: Heard, seconds: float, ctc_rate: float, options: Options) -> S
     if heard.scores:
         segment.confidence = round(float(np.exp(np.mean(heard.scores))), 3)
     wild = any(difference(segment.text, text) > WILD for text in told)
-    segment.flagged = wild or bool(LOOP.search(segment.text))
+    loops = bool(LOOP.search(segment.text))
+    segment.flagged = wild or loops
     instead = heard.spelled if options.fallback == "ctc" else heard.draft if options.fallback == "draft" else None
+    if instead is None and loops and heard.draft and not LOOP.search(heard.draft):
+        instead = heard.draft
     if segment.flagged and instead is not None:
         segment.text, segment.confidence = instead, None
     segment.text = ENDLESS.sub(r"\1", segment.text)
