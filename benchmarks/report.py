@@ -49,9 +49,10 @@ def full_batch(
 ) -> dict[str, torch.Tensor]:
     """`seconds` of audio in clips of one length, all but the first with `padding`, a share; with labels."""
     recipe.data.batch_seconds, recipe.data.max_batch_clips = seconds, sys.maxsize
-    planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=clip, padding=padding), ctc=False)
+    planned, _ = speech_batch(model, recipe, Assumptions(clip_seconds=clip, padding=padding))
     # What a plan leaves without contents is features.
-    contents = {name: torch.randn(value.shape) if value.is_meta else value for name, value in planned.items()}
+    wanted = {name: value for name, value in planned.items() if not name.startswith("ctc")}
+    contents = {name: torch.randn(value.shape) if value.is_meta else value for name, value in wanted.items()}
     return {name: value.to(default_device()) for name, value in contents.items()}
 
 

@@ -100,7 +100,7 @@ def recipe_of(tmp_path_factory):
 def real_step(recipe: Recipe) -> tuple[SpeechLM, dict, float]:
     """A model with (random) weights, in training, and the planned batch with contents."""
     model = SpeechLM.from_recipe(recipe, load_weights=False).train()
-    batch, seconds = speech_batch(model, recipe, ASSUMED, ctc=model.ctc_head is not None)
+    batch, seconds = speech_batch(model, recipe, ASSUMED)
     batch["input_features"] = torch.randn(batch["input_features"].shape)
     return model, {**batch, "ctc_weight": recipe.train.ctc_weight}, seconds
 

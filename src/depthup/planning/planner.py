@@ -195,13 +195,12 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     settings = recipe.train
     if settings.gradient_checkpointing:
         model.recompute_activations()
-    has_ctc = model.ctc_head is not None
 
     def loss(batch: Batch) -> torch.Tensor:
         return model(**batch, ctc_weight=settings.ctc_weight).loss
 
-    full, seconds = speech_batch(model, recipe, assumed, has_ctc, fullest=True)
-    batch, usual_seconds = speech_batch(model, recipe, assumed, has_ctc)
+    full, seconds = speech_batch(model, recipe, assumed, fullest=True)
+    batch, usual_seconds = speech_batch(model, recipe, assumed)
     found = {SPEECH: measure(model, batch, loss, usual_seconds, mixed)}
     found[FULLEST] = found[SPEECH] if seconds == usual_seconds else measure(model, full, loss, seconds, mixed)
     if settings.front_end_steps:

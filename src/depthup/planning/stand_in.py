@@ -45,9 +45,7 @@ def drop_contents(module: nn.Module, llm: nn.Module, frozen: torch.dtype, mode: 
             tensors.update({name: made[id(tensor)] for name, tensor in tensors.items() if tensor is not None})
 
 
-def speech_batch(
-    model: SpeechLM, recipe: Recipe, assumed: Assumptions, ctc: bool, fullest: bool = False
-) -> tuple[Batch, float]:
+def speech_batch(model: SpeechLM, recipe: Recipe, assumed: Assumptions, fullest: bool = False) -> tuple[Batch, float]:
     """A training batch of equal clips, all but the first of them padded, and its seconds of audio.
 
     Args:
@@ -94,7 +92,7 @@ def speech_batch(
         "input_lengths": lengths,
         "labels": torch.where((place >= ends) & (place < ends + answer), ids, IGNORE),
     }
-    if ctc:
+    if model.makes_out:
         spelled = max(1, round(seconds * assumed.words_per_second * assumed.bytes_per_word))
         batch["ctc_labels"] = torch.ones(clips, spelled, dtype=torch.long)
         batch["ctc_label_lengths"] = torch.full((clips,), spelled)
