@@ -14,7 +14,7 @@ from small_run import save_base, save_recordings, save_whisper
 from depthup import doctor
 from depthup import machine as machines
 from depthup.cli import main
-from depthup.config import DataConfig
+from depthup.config import DataConfig, Recipe
 from depthup.errors import UserError
 from depthup.machine import Machine
 from depthup.new import Corpus, measured, new_recipe
@@ -42,7 +42,7 @@ def test_at_the_measured_hours_and_machine_it_is_the_measured_recipe(here):
     new = written(here / "a.yaml", 6.5, language="English")
     english = load_recipe(SHIPPED / "english.yaml")
     assert (new.base, new.encoder, new.connector) == (english.base, english.encoder, english.connector)
-    assert (new.upscale, new.augment) == (english.upscale, english.augment)
+    assert (new.upscale, new.augment, new.prompt) == (english.upscale, english.augment, english.prompt)
     assert new.train.front_end_steps == pytest.approx(english.train.front_end_steps, rel=0.05)
     assert new.train.max_steps == pytest.approx(english.train.max_steps, rel=0.05)
     for name in ("encoder_learning_rate", "encoder_frozen_steps", "ctc_rate", "learning_rate"):
@@ -60,6 +60,7 @@ def test_hours_machine_and_language_change_what_they_should(here):
     assert much.encoder.name == "openai/whisper-small" and much.dtype == "auto" and much.data.num_workers > 0
     unwritten = written(here / "qu.yaml", 3, language="qu")
     assert "whisper" not in unwritten.encoder.name and not unwritten.encoder.decoder
+    assert unwritten.prompt == Recipe.prompt
     assert unwritten.connector.name == "draft" and unwritten.encoder.language is None
 
 

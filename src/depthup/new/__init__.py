@@ -21,6 +21,7 @@ from depthup.recipe import load_recipe
 
 COMMENTS = 32
 """Column of the comments."""
+REPEAT = 'prompt: "Repeat the text. Text:<|audio|>\\nThe same text again:"  # else it mends what was right'
 TEMPLATE = Path(__file__).parent / "recipe.yaml"
 
 
@@ -88,6 +89,7 @@ def _filled(
         "output_dir": f"runs/{path.stem}",
         "base": _named(chosen.base),
         "encoder": _lines(_encoder(chosen)),
+        "prompt": REPEAT if chosen.decoder else "",  # what a CTC head spells needs mending
         "layers": _lines(_layers(many)),
         "sources": _lines([_sources("train", corpus.sources or ["train.jsonl"])]),
         "validation": _lines([_validation(validation)]),
