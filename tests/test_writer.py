@@ -113,6 +113,9 @@ def test_what_loops_is_written_anew_and_its_neighbours_stay(heard, monkeypatch):
     after = encoder.write(frames, lengths, 6.0)
     assert [w.text for i, w in enumerate(after) if i != 1] == [w.text for i, w in enumerate(before) if i != 1]
     assert after[1].text.count("again") > 1 and "again again" not in after[1].text
+    alone = frames[1:2, : lengths[1]], lengths[1:2], 6.0
+    guessed, plain = (encoder.write(*alone, guess=guess)[0].text for guess in ("again " * 9, ""))
+    assert guessed == plain
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=LONGEST, unique=True), st.randoms())

@@ -224,6 +224,8 @@ class Writer:
             if guessed:
                 own = logits[0].argmax(-1).tolist()
                 right = next((i for i, token in enumerate(guessed) if own[i] != token), len(guessed))
+                if looped := next((i for i in range(1, right + 1) if loops(guessed[:i])), 0):
+                    return [(guessed[:looped], states[0, :looped])]
                 if wrong := len(guessed) - right:
                     cache.crop(-wrong)
                 tokens[0], guessed = guessed[:right], []
