@@ -45,7 +45,7 @@ def test_at_the_measured_hours_and_machine_it_is_the_measured_recipe(here):
     assert (new.upscale, new.augment, new.prompt) == (english.upscale, english.augment, english.prompt)
     assert new.train.front_end_steps == pytest.approx(english.train.front_end_steps, rel=0.05)
     assert new.train.max_steps == pytest.approx(english.train.max_steps, rel=0.05)
-    for name in ("encoder_learning_rate", "encoder_frozen_steps", "ctc_rate", "learning_rate"):
+    for name in ("encoder_learning_rate", "encoder_frozen_steps", "ctc_rate", "learning_rate", "warmup_steps"):
         assert getattr(new.train, name) == getattr(english.train, name)
     assert new.data.batch_seconds == english.data.batch_seconds and new.dtype == "bfloat16"
 

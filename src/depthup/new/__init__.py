@@ -107,6 +107,7 @@ def _filled(
         "max_steps": chosen.max_steps,
         "max_reason": f"then the new layers learn to read its drafts{far}",
         "learning_rate": "1.5e-3" if "SmolLM2-135M" in chosen.base else "5e-4",  # searched for that one alone
+        "warmup_steps": max(10, min(50, chosen.front_end_steps // 10)),
         "eval_steps": eval_steps,
         "dtype": chosen.dtype,
     }
