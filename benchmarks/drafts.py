@@ -2,7 +2,8 @@
 
     python benchmarks/drafts.py RUN --test ../shared/speech/speechocean/test.jsonl --clips 160
 
-Both are scored as `depthup evaluate` does. Nothing guards the LLM's text here, as `depthup transcribe` does.
+Both are scored by the rules of the language that the model writes. Nothing guards the LLM's text here, as
+`depthup transcribe` does.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from depthup.api import load
 from depthup.config import DataConfig
 from depthup.data import load_cuts, read_audio
 from depthup.evaluate import score
+from depthup.evaluate.language import written_language
 
 BATCH = 8
 
@@ -39,7 +41,7 @@ def main() -> None:
                 ids = model.generate(**inputs, max_new_tokens=longest, do_sample=False)
             texts += processor.batch_decode(ids[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         said = [str(cut.supervisions[0].text) for cut in cuts]
-        of_draft, of_text = (score(said, heard, language="en") for heard in (drafts, texts))
+        of_draft, of_text = (score(said, heard, language=written_language(model)) for heard in (drafts, texts))
         before, after = ([edits.errors for edits in report.edits] for report in (of_draft, of_text))
         better = sum(a < b for a, b in zip(after, before, strict=True))
         worse = sum(a > b for a, b in zip(after, before, strict=True))
