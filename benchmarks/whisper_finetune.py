@@ -30,6 +30,7 @@ from depthup.config import Recipe
 from depthup.data import load_cuts, read_audio
 from depthup.data.transcripts import transcript
 from depthup.evaluate import score
+from depthup.model.encoders.writer import mended
 from depthup.recipe import load_recipe
 
 
@@ -37,7 +38,7 @@ class Clips(Dataset):
     """Features and labels of the recipe's training clips."""
 
     def __init__(self, recipe: Recipe, processor: Any) -> None:
-        self.data, self.processor = recipe.data, processor
+        self.data, self.processor, self.tokenizer = recipe.data, processor, mended(processor.tokenizer)
         longest = recipe.data.max_duration
         self.cuts = [cut for cut in load_cuts(recipe.data.train, recipe.data) if cut.duration <= longest]
 
@@ -49,7 +50,9 @@ class Clips(Dataset):
         samples = read_audio(cut, 16000)
         features = self.processor.feature_extractor(samples, sampling_rate=16000, return_tensors="pt")
         text = transcript(str(cut.supervisions[0].text), self.data)
-        return {"input_features": features["input_features"][0], "labels": self.processor.tokenizer(text)["input_ids"]}
+        words = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+        labels = [*self.processor.tokenizer.prefix_tokens, *words, self.tokenizer.eos_token_id]
+        return {"input_features": features["input_features"][0], "labels": labels}
 
 
 def collate(clips: list[dict[str, Any]]) -> dict[str, torch.Tensor]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from small_run import save_recipe, save_whisper
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from transformers import AutoTokenizer, PreTrainedTokenizerFast, WhisperConfig, WhisperForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from depthup.api import load, train
@@ -23,7 +24,8 @@ from depthup.errors import UserError
 from depthup.evaluate import score
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
-from depthup.model.encoders import encoder_kind, writer
+from depthup.model.encoders import encoder_kind, style, writer
+from depthup.model.encoders.style import MARKS, styled
 from depthup.model.encoders.writer import (
     AS_TRAINED,
     LONGEST,
@@ -33,6 +35,7 @@ from depthup.model.encoders.writer import (
     _choose,
     frame_mask,
     loops,
+    mended,
     repeating,
 )
 from depthup.model.speech_lm import SpeechLM
@@ -45,9 +48,13 @@ WHISPER, SPEECH = SHARED / "models" / "whisper-tiny.en", SHARED / "speech" / "co
 @pytest.fixture(scope="module")
 def heard():
     """Whisper tiny.en with its decoder, and features and frames of four recordings, without silence behind them."""
+    return hear(pad_to_30s=False)
+
+
+def hear(**settings):
     if not (WHISPER.is_dir() and SPEECH.is_file()):
         pytest.skip(f"needs {WHISPER} and {SPEECH}")
-    kind = encoder_kind(EncoderConfig(name=str(WHISPER), decoder=True, train=True, pad_to_30s=False))
+    kind = encoder_kind(EncoderConfig(name=str(WHISPER), decoder=True, train=True, **settings))
     encoder = kind.build(load_weights=True).eval()
     extractor = kind.feature_extractor()
     cuts = list(load_cuts(str(SPEECH), DataConfig()))[:4]
@@ -129,7 +136,8 @@ def test_people_may_say_it_four_times_and_nothing_that_may_come_next_repeats(uni
 
 
 def test_examples_of_the_docstrings():
-    assert doctest.testmod(writer).attempted and not doctest.testmod(writer).failed
+    for module in (writer, style):
+        assert doctest.testmod(module).attempted and not doctest.testmod(module).failed
 
 
 def test_few_frames_of_silence_are_heard_as_30_s_of_it(heard):
@@ -164,6 +172,49 @@ def test_its_loss_is_that_of_transformers(heard):
     assert float(ours) == pytest.approx(total / count, rel=1e-4)
 
 
+def test_a_tokenizer_that_lost_its_first_merge_is_mended_and_a_whole_one_stays(tmp_path):
+    if not WHISPER.is_dir():
+        pytest.skip(f"needs {WHISPER}")
+    whole = AutoTokenizer.from_pretrained(WHISPER)
+    told = json.loads((WHISPER / "tokenizer.json").read_text())
+    assert "".join(told["model"]["merges"].pop(0)).replace(" ", "") == "\u0120t"
+    (tmp_path / "tokenizer.json").write_text(json.dumps(told))
+    lost = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token=whole.eos_token)
+    text = " the truth: To the tune of that time, t'is 10 true tales"
+    ids = whole(text, add_special_tokens=False)["input_ids"]
+    assert mended(whole) is whole and len(lost(text, add_special_tokens=False)["input_ids"]) > len(ids)
+    assert mended(lost)(text, add_special_tokens=False)["input_ids"] == ids and mended(lost).decode(ids) == text
+    assert mended(lost).eos_token_id == whole.eos_token_id
+
+
+@torch.no_grad()
+def test_transcripts_get_the_style_in_which_the_decoder_writes_the_same_words():
+    encoder, _, frames, lengths = hear()
+    given = encoder.kind.writer, encoder.model, frames, lengths
+    drafts = [written.text.strip() for written in encoder.write(frames, lengths, 6.0)]
+    plain = [spoken(draft)[0] for draft in drafts]
+    found = styled(*given, [*plain[:2], None, ""])
+    assert found[2:] == [None, ""] and found[:2] == styled(*given, plain)[:2]
+    found = styled(*given, plain)
+    assert [spoken(text)[0] for text in found] == plain
+    assert all(text[0].isupper() for text in found) and any(text.endswith(MARKS[1:]) for text in found)
+    likelihoods = [encoder.kind.writer.likelihoods(*given[1:], texts) for texts in (plain, found)]
+    assert sum(text in drafts for text in found) >= 2 and likelihoods[1].sum() > likelihoods[0].sum() + 10
+    # On recordings of other words too nothing is added or lost.
+    assert [spoken(text)[0] for text in styled(*given, plain[::-1])] == plain[::-1]
+
+
+def test_a_mark_stands_where_nothing_is_likelier_and_a_capital_after_an_end():
+    def scores(*, capital=0.0, comma=-9.0, full=-9.0, question=-9.0):
+        return [1.0, capital, comma, full, question, -9.0]
+
+    words = ["go", "is", "paris", "far"]
+    given = [scores(comma=5), scores(full=3), scores(capital=2), scores(comma=2), scores(full=0.5, question=0.9)]
+    assert style._written(words, given, [5, 3, 2, 2.5]) == "go. Is Paris far"
+    given[-1][4] = 1.1
+    assert style._written(words, given, [5, 3, 2, 2]) == "go. Is Paris, far?"
+
+
 def test_without_a_ctc_head_the_decoder_alone_teaches_the_encoder(tmp_path):
     whisper = {"name": str(save_whisper(tmp_path / "whisper")), "decoder": True, "language": "en", "train": True}
     train_steps = {
@@ -185,6 +236,12 @@ def test_without_a_ctc_head_the_decoder_alone_teaches_the_encoder(tmp_path):
     wanted = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     assert any("encoder.layers" in name for name in wanted) and found.keys() == wanted.keys()
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
+    model.config.transcripts = "spoken"
+    writer, (frames, count) = model.encoder.kind.writer, model.encoder(*heard)
+    texts = [styled(writer, model.encoder.model, frames, count, [letter, letter]) for letter in "abcdefgh"]
+    plain, own = next(pair for pair in zip("abcdefgh", texts, strict=True) if pair[1] != [pair[0]] * 2)
+    loss = model.front_end_loss(*heard, torch.full((2, 1), ord(plain) + 1), torch.tensor([1, 1]))
+    assert float(loss) == pytest.approx(float(writer.loss(model.encoder.model, frames, count, own)))
     trained, _ = load(train(path))
     before = SpeechLM.from_recipe(load_recipe(path)).encoder.state_dict()
     after = trained.encoder.state_dict()

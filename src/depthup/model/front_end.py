@@ -18,6 +18,7 @@ from depthup.model.base import load_tokenizer
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
 from depthup.model.ctc import UNKNOWN, CtcHead
 from depthup.model.encoders.kind import SpeechEncoder
+from depthup.model.encoders.style import styled
 from depthup.model.encoders.writer import frame_mask
 from depthup.model.positions import Heard, grow
 
@@ -118,6 +119,8 @@ class FrontEnd(nn.Module):
                 return spelled
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
             texts = [None if n == UNKNOWN else bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
+            if self.config.transcripts == "spoken":
+                texts = styled(writer, self.encoder.model, frames, lengths, texts)
             written = writer.loss(self.encoder.model, frames, lengths, texts)
             return written if spelled is None else written + CTC_SHARE * spelled
 
@@ -131,12 +134,13 @@ class FrontEnd(nn.Module):
         """Log probability [N] that the encoder's own decoder gives to N transcripts of one recording [1, L, F]."""
         writer = self.encoder.kind.writer
         assert writer is not None
-        written = [spoken(text)[0] for text in texts] if self.config.transcripts == "spoken" else texts
         with self._as_trained(features.device):
             frames, lengths = self.encoder(features, lengths)
             several = frames.expand(len(texts), -1, -1), lengths.expand(len(texts))
             told = languages.expand(len(texts)) if languages is not None else None
-            return writer.likelihoods(self.encoder.model, *several, written, told)
+            if self.config.transcripts == "spoken":
+                texts = styled(writer, self.encoder.model, *several, [spoken(text)[0] for text in texts], told)
+            return writer.likelihoods(self.encoder.model, *several, texts, told)
 
     def _front_end_alone(
         self,

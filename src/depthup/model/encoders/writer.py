@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
+from tokenizers import Tokenizer
 from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedTokenizerFast
 from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
 from transformers.masking_utils import create_causal_mask
@@ -36,6 +38,8 @@ CODES = tuple(LANGUAGES)
 TOKENIZER = "encoder_tokenizer.json"
 """What a checkpoint that holds its encoder calls the decoder's tokenizer."""
 END = "<|endoftext|>"
+FIRST = "\u0120t"
+"""A space and a "t", as byte-level tokenizers write them."""
 
 
 def frame_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
@@ -71,7 +75,7 @@ class Writer:
     def tokenizer(self) -> Any:
         if self.kept is not None:
             return PreTrainedTokenizerFast(tokenizer_file=str(self.kept / TOKENIZER), eos_token=END)
-        return AutoTokenizer.from_pretrained(self.config.name)
+        return mended(AutoTokenizer.from_pretrained(self.config.name))
 
     @cached_property
     def languages(self) -> list[int]:
@@ -261,7 +265,7 @@ class Writer:
         self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[Optional[str]]
     ) -> torch.Tensor:
         """Mean cross-entropy of the tokens of N transcripts, each token after those before it; None counts nothing."""
-        states, labels = self._told(model, frames, lengths, [text or "" for text in texts])
+        states, labels = self.told(model, frames, lengths, [text or "" for text in texts])
         counts = (labels != IGNORE) & torch.tensor([[text is not None] for text in texts], device=labels.device)
         loss = F.cross_entropy(self.logits(model, states)[counts], labels[counts], reduction="sum")
         return loss / counts.sum().clamp(min=1)
@@ -275,11 +279,11 @@ class Writer:
         languages: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """Log probability [N] of each of N transcripts, its end included; `languages` as for `beginning`."""
-        states, labels = self._told(model, frames, lengths, texts, languages)
+        states, labels = self.told(model, frames, lengths, texts, languages)
         scores = self.logits(model, states).log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         return (scores * (labels != IGNORE)).sum(1)
 
-    def _told(
+    def told(
         self,
         model: Any,
         frames: torch.Tensor,
@@ -294,6 +298,20 @@ class Writer:
         labels = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORE).to(frames.device)
         ids = torch.cat([begun, labels[:, :-1].clamp(min=0)], 1)
         return self.states(model, ids, frames, bias)[:, begun.shape[1] - 1 :], labels
+
+
+def mended(tokenizer: Any) -> Any:
+    """With its first merge, which some copies of a multilingual Whisper's `tokenizer.json` lost; others stay.
+
+    Whisper writes " the" as one token. Without the merge of a space and "t" it becomes two that Whisper never wrote, and
+    a decoder that is taught so unlearns every word that begins with a "t".
+    """
+    if FIRST not in tokenizer.get_vocab() or len(tokenizer(" t", add_special_tokens=False)["input_ids"]) == 1:
+        return tokenizer
+    told = json.loads(tokenizer.backend_tokenizer.to_str())
+    merges = [list(merge) for merge in told["model"]["merges"]]
+    told["model"]["merges"] = [list(FIRST), *merges]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(told)), eos_token=END)
 
 
 def loops(tokens: list[int]) -> bool:
