@@ -139,7 +139,8 @@ class FrontEnd(nn.Module):
             several = frames.expand(len(texts), -1, -1), lengths.expand(len(texts))
             told = languages.expand(len(texts)) if languages is not None else None
             if self.config.transcripts == "spoken":
-                texts = styled(writer, self.encoder.model, *several, [spoken(text)[0] for text in texts], told)
+                plain = [spoken(text)[0] for text in texts]
+                texts = [text or "" for text in styled(writer, self.encoder.model, *several, plain, told)]
             return writer.likelihoods(self.encoder.model, *several, texts, told)
 
     def _front_end_alone(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Optional, TypeVar
+from typing import Any, Optional
 
 import torch
 
@@ -17,7 +17,6 @@ from depthup.model.encoders.writer import Writer
 ENDS = (".", "?", "!")
 """Marks that may end a transcript; within one, a capital follows them."""
 MARKS = (",", *ENDS)
-Text = TypeVar("Text", str, Optional[str])
 
 
 @torch.no_grad()
@@ -26,9 +25,9 @@ def styled(
     model: Any,
     frames: torch.Tensor,
     lengths: torch.Tensor,
-    texts: Sequence[Text],
+    texts: Sequence[Optional[str]],
     languages: Optional[torch.Tensor] = None,
-) -> list[Text]:
+) -> list[Optional[str]]:
     """N transcripts with the decoder's own capitals and punctuation; None stays.
 
     One pass over each transcript: a word gets a capital where that is likelier, and a mark before it where no token is
@@ -36,20 +35,19 @@ def styled(
     `Writer.beginning`.
     """
     rows = [(text or "").split() for text in texts]
-    words = sorted({form for row in rows for word in row for form in (word, capital(word))})
-    tokens = dict(zip(words, _tokens(writer, [f" {word}" for word in words]), strict=True))
-    marks = [ids[0] for ids in _tokens(writer, MARKS)]
-    end = writer.tokenizer.eos_token_id
+    forms = sorted({form for row in rows for word in row for form in (word, capital(word))})
+    tokens: dict[str, list[int]] = dict(zip(forms, _tokens(writer, [f" {form}" for form in forms]), strict=True))
+    marks, end = [ids[0] for ids in _tokens(writer, MARKS)], writer.tokenizer.eos_token_id
     # The first word has its capital, so that what follows is judged as the rest of a sentence.
     begun = [[*map(capital, row[:1]), *row[1:]] for row in rows]
-    places = [[0, *itertools.accumulate(len(tokens[word]) for word in row)] for row in begun]
-    asked = [[*([tokens[w][0], tokens[capital(w)][0], *marks] for w in row), [end, end, *marks]] for row in rows]
     states, _ = writer.told(model, frames, lengths, [" ".join(row) for row in begun], languages)
     found = []
-    for i, text in enumerate(texts):
-        logits = writer.logits(model, states[i, places[i]])
-        scores = logits.gather(-1, torch.tensor(asked[i], device=logits.device))
-        found.append(text and _written(rows[i], scores.tolist(), logits.amax(-1).tolist()))
+    for text, row, told, given in zip(texts, rows, begun, states, strict=True):
+        places = [0, *itertools.accumulate(len(tokens[word]) for word in told)]
+        asked = [[tokens[word][0], tokens[capital(word)][0], *marks] for word in row] + [[end, end, *marks]]
+        logits = writer.logits(model, given[places])
+        scores = logits.gather(-1, torch.tensor(asked, device=logits.device))
+        found.append(text and _written(row, scores.tolist(), logits.amax(-1).tolist()))
     return found
 
 

@@ -303,8 +303,8 @@ class Writer:
 def mended(tokenizer: Any) -> Any:
     """With its first merge, which some copies of a multilingual Whisper's `tokenizer.json` lost; others stay.
 
-    Whisper writes " the" as one token. Without the merge of a space and "t" it becomes two that Whisper never wrote, and
-    a decoder that is taught so unlearns every word that begins with a "t".
+    Whisper writes " the" as one token. Without the merge of a space and "t" it becomes two that Whisper never wrote,
+    and a decoder that is taught so unlearns every word that begins with a "t".
     """
     if FIRST not in tokenizer.get_vocab() or len(tokenizer(" t", add_special_tokens=False)["input_ids"]) == 1:
         return tokenizer
