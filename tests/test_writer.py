@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -113,7 +114,7 @@ def test_what_loops_is_written_anew_and_its_neighbours_stay(heard, monkeypatch):
     def logits(model, states):
         found = run(model, states)
         if len(states) in (1, len(frames)):  # the second recording, among all and alone
-            found[len(states) // 4, :, word] += 30
+            found[len(states) // 4, ..., word] += 30
         return found
 
     monkeypatch.setattr(maker, "logits", logits)
@@ -123,6 +124,25 @@ def test_what_loops_is_written_anew_and_its_neighbours_stay(heard, monkeypatch):
     alone = frames[1:2, : lengths[1]], lengths[1:2], 6.0
     guessed, plain = (encoder.write(*alone, guess=guess)[0].text for guess in ("again " * 9, ""))
     assert guessed == plain
+
+
+@torch.no_grad()
+def test_nothing_is_written_of_silence_and_noises_and_speech_beside_them_stays():
+    encoder, (speech, *_), *_ = hear()
+    time, rng = np.arange(48000) / 16000, np.random.default_rng(0)
+    noises = [0 * time, np.sin(2 * np.pi * 50 * time) / 10, 0.03 * rng.standard_normal(48000), 1e-3 * rng.random(8000)]
+    kind, extractor = encoder.kind, encoder.kind.feature_extractor()
+    clips = [kind.features(extractor, noise.astype(np.float32), None, "cpu") for noise in noises]
+
+    def written(clips, **guess):
+        frames = encoder(kind.pad(clips), torch.tensor([len(clip) for clip in clips]))
+        return encoder.write(*frames, 6.0, **guess)
+
+    (alone,), mixed = written([speech.numpy()]), written([*clips, speech.numpy()])
+    assert [one.text for one in mixed] == ["", "", "", "", alone.text] and alone.text
+    for guess in ("", "and"):
+        (one,) = written(clips[:1], guess=guess)
+        assert one.text == "" and one.states.shape == (0, alone.states.shape[1])
 
 
 @given(st.lists(st.integers(0, 99), min_size=1, max_size=LONGEST, unique=True), st.randoms())

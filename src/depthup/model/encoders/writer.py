@@ -30,6 +30,10 @@ TIMES, LONGEST = 4, 10
 """How often in a row the same is said, at most so many tokens of it; what is written once more is an endless loop."""
 CERTAIN, IN_QUESTION = 0.99, 5
 """A token that is likelier than the first is never sampled, others among so many of the likeliest."""
+NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
+NO_SPEECH = 0.6
+"""Chance of no speech above which nothing is written, as in OpenAI's `transcribe`; speech has at most 0.35, noises at
+least 0.67 (docs/real-speech.md)."""
 IGNORE = -100
 AS_TRAINED = -1
 """In the place of a language: the one that the recipe names, or the likeliest."""
@@ -181,7 +185,8 @@ class Writer:
     ) -> list[Written]:
         """What is said in frames [N, T, width], of which lengths [N] are the clip's own.
 
-        In at most `per_second` tokens a second and TOKENS_AT_LEAST. A transcript that falls into a loop, in which the
+        Nothing where the decoder finds no speech likelier than NO_SPEECH, else at most `per_second` tokens a second and
+        TOKENS_AT_LEAST. A transcript that falls into a loop, in which the
         same comes more than TIMES times in a row, is written anew without saying anything twice in a row.
 
         Drawn at a temperature where it is not 0 and a token in doubt; `languages` as for `beginning`. A single
@@ -218,11 +223,12 @@ class Writer:
         cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
         tokens: list[list[int]] = [[] for _ in limits]
         told: list[torch.Tensor] = []
-        going = set(range(len(limits)))
         guessed = self.tokens(guess)[:-1][: limits[0] - 1] if guess else []
         ids = torch.cat([begun, begun.new_tensor([guessed])], 1) if guessed else begun
+        states = self.states(model, ids, frames, bias, cache)
+        going = self._with_speech(model, states[:, 0])
+        states = states[:, -1 - len(guessed) :]
         while going:
-            states = self.states(model, ids, frames, bias, cache)[:, -1 - len(guessed) :]
             logits = self.logits(model, states)
             logits[..., end + 1 :] = -torch.inf  # languages, tasks, times
             if guessed:
@@ -245,8 +251,19 @@ class Writer:
                     tokens[row].append(token)
                 if row in going and (token == end or len(tokens[row]) >= limits[row] or loops(tokens[row])):
                     going.remove(row)
-        states = torch.stack(told, 1)
+            if going:
+                states = self.states(model, ids, frames, bias, cache)
+        states = torch.stack(told, 1) if told else states
         return [(row, states[i, : len(row)]) for i, row in enumerate(tokens)]
+
+    def _with_speech(self, model: Any, states: torch.Tensor) -> set[int]:
+        """The rows in which somebody speaks, of states [N, width] behind the first token, where Whisper tells."""
+        rows = set(range(len(states)))
+        token = next((t for t in map(self.token, NO_SPEECH_TOKENS) if t is not None), None)
+        if token is None:
+            return rows
+        chances = self.logits(model, states).softmax(-1)[:, token].tolist()
+        return {row for row in rows if chances[row] <= NO_SPEECH}
 
     def _written(self, tokens: list[int], states: torch.Tensor) -> Written:
         text, units = "", []
