@@ -92,7 +92,7 @@ def test_warm_up_then_loss_with_ctc_and_validation_wer(tmp_path, capfd):
         *("--train.logging_steps=2", f"--data.validation={manifest}", "--train.eval_clips=4"),
     )
     lines = [line for line in capfd.readouterr().err.splitlines() if "h audio/h" in line]
-    assert len(lines) == 5 and "CTC loss" in lines[0] and "CTC" not in lines[-1]
+    assert len(lines) == 5 and "front-end loss" in lines[0] and "front-end" not in lines[-1]
     assert " loss " in lines[-1] and "GB" in lines[-1] and "left" in lines[-1] and "%" in lines[-1]
     told = json.loads((run / "training.json").read_text())
     assert [entry["step"] for entry in told["history"] if "eval_wer" in entry] == [5, 10]

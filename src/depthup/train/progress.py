@@ -33,9 +33,9 @@ def clock(seconds: float) -> str:
 class ProgressLine(TrainerCallback):
     """Prints a line to standard error whenever the Trainer logs."""
 
-    def __init__(self, ctc_steps: int, audio_seconds: Callable[[], float]) -> None:
-        """`ctc_steps` come first and go faster; `audio_seconds` tells how much was heard so far."""
-        self.ctc_steps, self.audio_seconds = ctc_steps, audio_seconds
+    def __init__(self, front_end_steps: int, audio_seconds: Callable[[], float]) -> None:
+        """`front_end_steps` come first and go faster; `audio_seconds` tells how much was heard so far."""
+        self.front_end_steps, self.audio_seconds = front_end_steps, audio_seconds
         self.wer: Optional[float] = None
         self.start = (0.0, 0, 0.0)
         self.was_warm = False
@@ -74,13 +74,13 @@ class ProgressLine(TrainerCallback):
         began, first_step, first_audio = self.start
         wall, steps = time.perf_counter() - began, state.global_step - first_step
         rate = (self.audio_seconds() - first_audio) / wall
-        warm = state.global_step <= self.ctc_steps
+        warm = state.global_step <= self.front_end_steps
         if self.was_warm and not warm:
             self._restart(state)  # the steps after the warm-up take longer; the time left counts from here
         self.was_warm = warm
         wer = "   --  " if self.wer is None else f"{self.wer:6.1%}"
         print(
-            f"step {state.global_step:>5}/{state.max_steps}  {'CTC ' if warm else ''}loss {logs['loss']:.3f}  "
+            f"step {state.global_step:>5}/{state.max_steps}  {'front-end ' if warm else ''}loss {logs['loss']:.3f}  "
             f"WER {wer}  {rate:.0f} h audio/h  {peak_memory_gb():.1f} GB  "
             f"{clock(wall / max(1, steps) * (state.max_steps - state.global_step))} left",
             file=sys.stderr,
