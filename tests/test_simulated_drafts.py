@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import doctest
+import json
 from itertools import islice
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +23,7 @@ from depthup.model.speech_lm import SpeechLM
 from depthup.planning.hardware import GPUS
 from depthup.planning.planner import plan_training
 from depthup.recipe import load_recipe
+from depthup.train.own_texts import FILE, own_texts
 
 TEXT = "The cat sat on the mat, and the cut was sad. A boat met a bad bet!\nWhere there is a dog, no bird sings.\n"
 
@@ -116,6 +119,36 @@ def test_no_recording_is_taken_away(recipe, tmp_path):
     assert all(map(same, spoken, islice(stream({}), len(spoken))))
 
 
+def test_the_llm_writes_texts_after_the_transcripts_once_a_run(recipe, tmp_path, monkeypatch):
+    recordings = str(save_recordings(tmp_path / "more"))
+    words = ["--data.train", recordings, "--simulated_drafts.text", "[]", "--simulated_drafts.own_texts", "9"]
+    loaded = load_recipe(recipe, [*words, "--simulated_drafts.share", "0.5"])
+    model = SpeechLM.from_recipe(loaded).train()
+    processor = SpeechProcessor.build(model.config)
+    Path(loaded.output_dir).mkdir()
+    prompts, generate, state = [], model.generate, torch.get_rng_state()
+
+    def watched(**given):
+        prompts.extend(processor.tokenizer.batch_decode(given["input_ids"], skip_special_tokens=True))
+        assert not model.training
+        return generate(**given)
+
+    monkeypatch.setattr(model, "generate", watched)
+    texts = own_texts(model, processor, loaded)
+    transcripts = {cut.supervisions[0].text for cut in load_cuts(recordings, loaded.data)}
+    assert len(set(texts)) == len(texts) == 9 and all(any(map(str.isalpha, text)) for text in texts)
+    assert prompts and all(set(prompt.strip().split("\n")) <= transcripts for prompt in prompts)
+    assert model.training and torch.equal(torch.get_rng_state(), state)
+    prompts.clear()
+    assert own_texts(model, processor, loaded) == texts and not prompts  # a resumed run reads them
+    given = loaded.simulated_drafts, loaded.data, processor, 0, 0
+    hashes = {SimulatedDrafts(*given, own).fingerprint() for own in (texts, texts[1:] + ["a dog"])}
+    assert len(hashes) == 2  # a run does not go on with other texts
+    Path(loaded.output_dir, FILE).unlink()
+    run = api.train(loaded)
+    assert json.loads((run / FILE).read_text()) == texts
+
+
 def test_training_needs_no_recordings_moves_the_layers_alone_and_resumes(recipe):
     before = SpeechLM.from_recipe(load_recipe(recipe)).state_dict()
     run = api.train(load_recipe(recipe, ["--train.learning_rate=0.01"]))
@@ -145,6 +178,7 @@ def test_a_front_end_learns_after_its_llm_did(recipe, tmp_path):
         (["--connector.name=frames"], "connector.name frames reads no drafts"),
         (["--simulated_drafts.share=0"], "above 0"),
         (["--simulated_drafts.share=0.5"], "no recordings"),
+        (["--simulated_drafts.text=[]", "--simulated_drafts.own_texts=9"], "data.train holds none"),
     ],
 )
 def test_what_cannot_be_is_said(recipe, words, said):

@@ -260,7 +260,9 @@ class SimulatedDraftsConfig:
     """Text misheard on purpose: an LLM learns from it to read drafts (`connector.name: draft`) without recordings."""
 
     text: Union[str, list[str]] = field(default_factory=list)
-    """As `replay.text`: sentences and lines of what people might say. None: off."""
+    """As `replay.text`: sentences and lines of what people might say."""
+    own_texts: int = 0
+    """Texts that the LLM writes itself, after the training transcripts, before the first step; kept in the run."""
     share: float = 0.5
     """Share of batches that are simulated, after `front_end_steps`; with 1 no recordings are needed."""
     word_errors: float = 0.15
@@ -273,7 +275,12 @@ class SimulatedDraftsConfig:
     def __post_init__(self) -> None:
         require(0 < self.share <= 1, f"simulated_drafts.share must be above 0 and at most 1, not {self.share}")
         require(0 <= self.word_errors <= 0.5, f"simulated_drafts.word_errors must be 0 to 0.5, not {self.word_errors}")
-        at_least(self, "simulated_drafts", batch_texts=1, max_words=1)
+        at_least(self, "simulated_drafts", batch_texts=1, max_words=1, own_texts=0)
+
+    @property
+    def on(self) -> bool:
+        """Whether there is any text."""
+        return bool(self.text or self.own_texts)
 
 
 @dataclass
@@ -388,12 +395,12 @@ class Recipe:
         )
         if isinstance(self.connector, ConnectorConfig) and isinstance(self.simulated_drafts, SimulatedDraftsConfig):
             require(
-                not self.simulated_drafts.text or self.connector.name == "draft",
-                f"simulated_drafts.text: connector.name {self.connector.name} reads no drafts; set it to draft",
+                not self.simulated_drafts.on or self.connector.name == "draft",
+                f"simulated_drafts: connector.name {self.connector.name} reads no drafts; set it to draft",
             )
 
     @property
     def needs_recordings(self) -> bool:
         """Whether a step of it hears: all do but those whose drafts are all simulated."""
         simulated = self.simulated_drafts
-        return not simulated.text or simulated.share < 1 or self.train.front_end_steps > 0
+        return not simulated.on or simulated.share < 1 or self.train.front_end_steps > 0

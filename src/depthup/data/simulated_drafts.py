@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
@@ -48,11 +48,17 @@ class SimulatedDrafts(TextBatches):
         processor: SpeechProcessor,
         seed: int,
         first_batch: int = 0,
+        own: Sequence[str] = (),
     ) -> None:
-        """Reads the texts; batches before `first_batch` are never simulated. Raises UserError."""
+        """Reads the texts, and takes `own` beside them; batches before `first_batch` are never simulated.
+
+        Raises UserError.
+        """
         super().__init__(config.share, seed, first_batch)
         self.config, self.processor = config, processor
-        self.texts = sorted(_sentences(config, data), key=len)  # clips of a batch are of like length
+        self.texts = sorted(
+            _sentences([*documents(config.text, "simulated_drafts.text"), *own], config, data), key=len
+        )  # clips of a batch are of like length
         if not self.texts:
             raise UserError("simulated_drafts.text: no words in it; give plain text")
         self.mistakes = Mistakes(self.texts, OF_WORDS if processor.kind.writer is not None else OF_LETTERS)
@@ -120,10 +126,10 @@ def sound(word: str) -> str:
     return "".join(c for place, c in enumerate(heard) if not place or (c != "a" and c != heard[place - 1]))
 
 
-def _sentences(config: SimulatedDraftsConfig, data: DataConfig) -> Iterator[str]:
+def _sentences(texts: Iterable[str], config: SimulatedDraftsConfig, data: DataConfig) -> Iterator[str]:
     """Sentences and lines as training transcripts would write them, the longest in pieces, as clips are cut too."""
-    for document in documents(config.text, "simulated_drafts.text"):
-        for sentence in SENTENCE.split(document):
+    for text in texts:
+        for sentence in SENTENCE.split(text):
             units = PIECES.findall(transcript(sentence, data))
             for first in range(0, len(units), 2 * config.max_words):
                 if piece := "".join(units[first : first + 2 * config.max_words]).strip():

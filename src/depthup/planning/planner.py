@@ -98,7 +98,7 @@ def _check_sizes(gpus: int, hours: Optional[float], epochs: Optional[float]) -> 
 def _shares(recipe: Recipe) -> dict[str, float]:
     """Of batches with the LM loss, by kind."""
     replayed = recipe.replay.share if recipe.replay.text else 0.0
-    simulated = (1 - replayed) * recipe.simulated_drafts.share if recipe.simulated_drafts.text else 0.0
+    simulated = (1 - replayed) * recipe.simulated_drafts.share if recipe.simulated_drafts.on else 0.0
     shares = {SPEECH: 1 - replayed - simulated, TEXT: replayed, DRAFTS: simulated}
     return {kind: share for kind, share in shares.items() if share or kind == SPEECH}
 
@@ -208,7 +208,7 @@ def measure_steps(recipe: Recipe, model: SpeechLM, mixed: bool, assumed: Assumpt
     refuse_idle(recipe, model.keeps_text)
     if recipe.replay.text:
         found[TEXT] = measure(model, replayed_batch(recipe), _text_loss(recipe, model, frozen, mode), autocast=mixed)
-    if recipe.simulated_drafts.text:
+    if recipe.simulated_drafts.on:
         simulated = simulated_batch(recipe, assumed)
         found[DRAFTS] = measure(model, simulated, lambda b: model(**b).loss, autocast=mixed)
     return found

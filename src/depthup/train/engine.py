@@ -35,8 +35,8 @@ def partitions() -> bool:
 
 def check_engine(recipe: Recipe) -> None:
     """Refuse settings of `accelerate launch` that cannot work here. Raises UserError."""
-    if recipe.simulated_drafts.text and (partitions() or shards()):
-        raise UserError("simulated_drafts.text: not under FSDP or DeepSpeed; train with torchrun alone (DDP)")
+    if recipe.simulated_drafts.on and (partitions() or shards()):
+        raise UserError("simulated_drafts: not under FSDP or DeepSpeed; train with torchrun alone (DDP)")
     if partitions():
         _check_deepspeed(recipe)
     if shards():

@@ -32,6 +32,7 @@ from depthup.model.processor import SpeechProcessor
 from depthup.model.speech_lm import SpeechLM
 from depthup.train import engine
 from depthup.train.finite import FiniteSteps, telling
+from depthup.train.own_texts import own_texts
 from depthup.train.progress import ProgressLine
 from depthup.train.record import Record
 from depthup.train.run_directory import STATE, checkpoints, last_checkpoint, refuse_changed, step_of
@@ -105,8 +106,12 @@ class SpeechTrainer(Trainer):
         first = recipe.train.front_end_steps * self._batches_per_step
         if recipe.replay.text:
             found["replay.text"] = TextReplay(recipe.replay, processor.tokenizer, recipe.seed, first)
-        if recipe.simulated_drafts.text:
-            drafts = SimulatedDrafts(recipe.simulated_drafts, recipe.data, processor, recipe.seed, first)
+        if recipe.simulated_drafts.on:
+            own: list[str] = []
+            if recipe.simulated_drafts.own_texts:
+                with self.args.main_process_first(local=False, desc="own texts"):
+                    own = own_texts(self.model, processor, recipe)
+            drafts = SimulatedDrafts(recipe.simulated_drafts, recipe.data, processor, recipe.seed, first, own)
             found["simulated_drafts.text"] = drafts
         return found
 
@@ -376,7 +381,7 @@ def training_arguments(recipe: Recipe) -> TrainingArguments:
         bf16=resolve_dtype(recipe.dtype) == torch.bfloat16 and not engine.partitions(),
         use_cpu=not torch.cuda.is_available(),
         # Some steps leave weights without gradients: those above the CTC head, or the speech front end for text.
-        ddp_find_unused_parameters=bool(settings.front_end_steps or recipe.replay.text or recipe.simulated_drafts.text),
+        ddp_find_unused_parameters=bool(settings.front_end_steps or recipe.replay.text or recipe.simulated_drafts.on),
         # FSDP: gradients of every batch go to their shards, since whole ones would need the memory that sharding saves.
         accelerator_config={"gradient_accumulation_kwargs": {"sync_each_batch": engine.shards()}},
         ignore_data_skip=True,  # the stream itself stands where it stood
