@@ -53,7 +53,9 @@ def test_at_the_measured_hours_and_machine_it_is_the_measured_recipe(here):
 def test_hours_machine_and_language_change_what_they_should(here):
     little = written(here / "little.yaml", 0.3, OLD_CPU, language="fr")
     assert little.encoder.language == little.data.language == "fr" and little.dtype == "auto"
-    assert little.train.ctc_rate == 0 and written(here / "more.yaml", 3).train.ctc_rate > 0
+    more = written(here / "more.yaml", 3)
+    assert little.train.ctc_rate == 0 and more.train.ctc_rate > 0
+    assert little.simulated_drafts.own_texts > 0 and not more.simulated_drafts.on
     much = written(here / "much.yaml", 500, GPU, language="no", validation="v.jsonl")
     assert much.train.front_end_steps > 10 * little.train.front_end_steps
     assert (much.encoder.language, much.data.validation) == ("no", "v.jsonl")
@@ -79,6 +81,10 @@ def test_what_clips_say_is_taken(here):
     recipe = load_recipe(here / "a.yaml")
     assert recipe.data.train == [str(manifest), str(other)]
     assert recipe.encoder.language == "fr" and recipe.data.transcripts == "spoken" and recipe.data.max_duration == 1
+    for source, transcripts in ((manifest, "spoken"), (other, "as_is")):  # a decoder keeps its own style
+        path = here / f"{transcripts}.yaml"
+        new_recipe(path, measured([str(source)], DataConfig()), CPU)
+        assert load_recipe(path).data.transcripts == transcripts
     with pytest.raises(UserError, match="no clip of 30 s or less"):
         other.write_text(json.dumps({"audio": "0.flac", "text": "a", "start": 0, "duration": 31}) + "\n")
         measured([str(other)], DataConfig())

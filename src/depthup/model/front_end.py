@@ -18,7 +18,6 @@ from depthup.model.base import load_tokenizer
 from depthup.model.connectors import CONNECTORS, Connector, Sizes, Speech
 from depthup.model.ctc import UNKNOWN, CtcHead
 from depthup.model.encoders.kind import SpeechEncoder
-from depthup.model.encoders.style import styled
 from depthup.model.encoders.writer import frame_mask
 from depthup.model.positions import Heard, grow
 
@@ -120,7 +119,7 @@ class FrontEnd(nn.Module):
             pairs = zip(labels.tolist(), label_lengths.tolist(), strict=True)
             texts = [None if n == UNKNOWN else bytes(b - 1 for b in row[:n]).decode() for row, n in pairs]
             if self.config.transcripts == "spoken":
-                texts = styled(writer, self.encoder.model, frames, lengths, texts)
+                texts = writer.styled(self.encoder.model, frames, lengths, texts)
             written = writer.loss(self.encoder.model, frames, lengths, texts)
             return written if spelled is None else written + CTC_SHARE * spelled
 
@@ -140,7 +139,7 @@ class FrontEnd(nn.Module):
             told = languages.expand(len(texts)) if languages is not None else None
             if self.config.transcripts == "spoken":
                 plain = [spoken(text)[0] for text in texts]
-                texts = [text or "" for text in styled(writer, self.encoder.model, *several, plain, told)]
+                texts = [text or "" for text in writer.styled(self.encoder.model, *several, plain, told)]
             return writer.likelihoods(self.encoder.model, *several, texts, told)
 
     def _front_end_alone(

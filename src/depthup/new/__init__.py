@@ -13,7 +13,7 @@ from depthup import files
 from depthup.config import DataConfig
 from depthup.errors import UserError
 from depthup.machine import Machine
-from depthup.new.choices import CTC_HOURS, MEASURED_HOURS, Choices, choose
+from depthup.new.choices import FEW_HOURS, MEASURED_HOURS, Choices, choose
 from depthup.new.corpus import LONGEST, Corpus
 from depthup.new.corpus import measured as measured
 from depthup.planning.hardware import GPUS
@@ -22,6 +22,9 @@ from depthup.recipe import load_recipe
 COMMENTS = 32
 """Column of the comments."""
 REPEAT = 'prompt: "Repeat the text. Text:<|audio|>\\nThe same text again:"  # else it mends what was right'
+OWN_TEXTS = """simulated_drafts:
+  own_texts: 600  # so few transcripts would be learnt by heart: the LLM writes more itself, and reads them misheard
+  share: 0.67  # of the steps with the LLM"""
 TEMPLATE = Path(__file__).parent / "recipe.yaml"
 
 
@@ -91,6 +94,7 @@ def _filled(
         "encoder": _lines(_encoder(chosen)),
         "prompt": REPEAT if chosen.decoder else "",  # what a CTC head spells needs mending
         "layers": _lines(_layers(many)),
+        "own_texts": OWN_TEXTS if chosen.decoder and corpus.hours < FEW_HOURS else "",
         "sources": _lines([_sources("train", corpus.sources or ["train.jsonl"])]),
         "validation": _lines([_validation(validation)]),
         "written": _lines(_written(chosen, corpus, data)),
@@ -115,7 +119,7 @@ def _filled(
 
 def _encoder_rates(chosen: Choices, hours: float) -> list[str]:
     rate = f"encoder_learning_rate: {'2e-5' if chosen.decoder else '1e-4'}"
-    if chosen.decoder and hours < CTC_HOURS:
+    if chosen.decoder and hours < FEW_HOURS:
         return ["ctc_rate: 0  # no CTC head: in so few hours it harms Whisper; so no word times", rate]
     return ["encoder_frozen_steps: 40  # while a new CTC head learns to read it", rate]
 
@@ -175,7 +179,8 @@ def _written(chosen: Choices, corpus: Corpus, data: DataConfig) -> list[str]:
     """Language, transcripts and fields."""
     lines = [f"language: {_named(chosen.language)}               # by whose rules WER is counted"]
     if chosen.spoken:
-        why = "its capitals" if set(corpus.styles) == {"capitals"} else "sources differ"
+        (style, *others) = sorted(set(corpus.styles))
+        why = "sources differ" if others else f"as yours are, in {style}"
         lines.append(f"transcripts: spoken           # lower case, no punctuation: {why}")
     for name in ("audio_field", "text_field"):
         if (value := getattr(data, name)) != getattr(DataConfig, name):

@@ -17,13 +17,13 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES
 from depthup.errors import UserError
 from depthup.evaluate.language import DEFAULT, rules
 from depthup.machine import Machine
-from depthup.new.corpus import Corpus
+from depthup.new.corpus import SENTENCES, Corpus
 
 MEASURED_HOURS = 6.5
 FRONT_END_PASSES, CTC_PASSES, LLM_PASSES, ONE_PASS_HOURS = 1.25, 5.0, 0.37, 1000.0
 LEAST_FRONT_END_STEPS, LEAST_CTC_STEPS, LEAST_STEPS = 50, 1000, 100
-CTC_HOURS = 2.0
-"""Below, a Whisper's decoder learns without a CTC head beside it."""
+FEW_HOURS = 2.0
+"""Below, a Whisper's decoder learns without a CTC head beside it, and the LLM also from texts of its own."""
 FULL = 0.966
 """Of `batch_seconds` a batch holds so much."""
 CPU_FRONT_END, CPU_LLM = 14.0, 12.3
@@ -108,7 +108,7 @@ def choose(
         whisper_language=of_whisper,
         decoder=decoder,
         dtype="bfloat16" if not on_gpu and machine.bfloat16 else "auto",
-        spoken=len(set(corpus.styles)) > 1 or "capitals" in corpus.styles,
+        spoken=bool(set(corpus.styles) - {SENTENCES}),
         front_end_steps=front_end,
         max_steps=steps,
         max_duration=math.ceil(corpus.longest),

@@ -15,6 +15,8 @@ LONGEST = 30.0
 """Seconds that a Whisper hears at once."""
 STYLED = 0.2
 """A source is written in capitals, or with punctuation, where more than this share of its clips is."""
+SENTENCES = "sentences"
+"""Transcripts with capitals and punctuation."""
 
 
 @dataclass
@@ -31,7 +33,7 @@ class Corpus:
     speakers: int = 0
     languages: Counter[str] = field(default_factory=Counter)
     """Clips that name each."""
-    styles: list[Optional[str]] = field(default_factory=list)
+    styles: list[str] = field(default_factory=list)
     """How each source's transcripts are written: `capitals`, `lower case` or `sentences`."""
 
     @property
@@ -77,12 +79,12 @@ def measured(sources: Sequence[str], data: DataConfig) -> Corpus:
 def style(text: str) -> str:
     """How a transcript is written."""
     if text != text.lower():
-        return "capitals" if text == text.upper() else "sentences"
-    return "sentences" if any(mark in text for mark in ".,?!;") else "lower case"
+        return "capitals" if text == text.upper() else SENTENCES
+    return SENTENCES if any(mark in text for mark in ".,?!;") else "lower case"
 
 
 def _usual(kinds: Counter[str]) -> str:
     """A mark or a capital here and there is enough for a source to be written in sentences."""
-    if kinds["sentences"] > STYLED * kinds.total():
-        return "sentences"
+    if kinds[SENTENCES] > STYLED * kinds.total():
+        return SENTENCES
     return "capitals" if kinds["capitals"] > kinds["lower case"] else "lower case"

@@ -112,6 +112,11 @@ class SilentWriter(Writer):
     def tokens(self, text: str) -> list[int]:
         return [0] * self.answer
 
+    def styled(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Any, *_: Any) -> Any:
+        with torch.no_grad():
+            self.told(model, frames, lengths, texts)
+        return texts
+
     def write(self, model: Any, frames: torch.Tensor, *_: Any) -> Any:
         return [Written("", [], frames.new_zeros(self.answer, frames.shape[-1])) for _ in frames]
 

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import torch
 
-from depthup.model.encoders.writer import Writer
+if TYPE_CHECKING:
+    from depthup.model.encoders.writer import Writer
 
 ENDS = (".", "?", "!")
 """Marks that may end a transcript; within one, a capital follows them."""

@@ -21,6 +21,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
 from depthup.model.encoders.silence import attention_bias
+from depthup.model.encoders.style import styled
 
 TOKENS_AT_LEAST = 8
 """What may be written of the shortest recording; an endless loop ends at so many, and what a second of it may hold."""
@@ -277,6 +278,17 @@ class Writer:
     def tokens(self, text: str) -> list[int]:
         """A transcript as the decoder writes it, with its end."""
         return [*self.tokenizer(" " + text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
+
+    def styled(
+        self,
+        model: Any,
+        frames: torch.Tensor,
+        lengths: torch.Tensor,
+        texts: Sequence[Optional[str]],
+        languages: Optional[torch.Tensor] = None,
+    ) -> list[Optional[str]]:
+        """N transcripts in lower case without punctuation, as it would write them (style.py)."""
+        return styled(self, model, frames, lengths, texts, languages)
 
     def loss(
         self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[Optional[str]]
