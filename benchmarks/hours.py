@@ -97,6 +97,7 @@ def measured(run: Path, tests: list[str], text: str | None, clips: int | None) -
     if missing or (text and TEXT not in told):
         model, processor = load(run)
         found = evaluate(model, processor, missing, text if TEXT not in told else None, limit=clips)
+        found.keep(run)  # for `depthup compare`
         told |= {test: [report.wer, *report.interval] for test, report in found.asr.items()}
         for report in found.drift.values():
             told[TEXT] = [report.perplexity_base, report.perplexity]
