@@ -224,6 +224,12 @@ def test_transcripts_get_the_style_in_which_the_decoder_writes_the_same_words():
     assert [spoken(text)[0] for text in styled(*given, plain[::-1])] == plain[::-1]
 
 
+@given(st.text())
+def test_a_capital_changes_nothing_that_is_spoken(text):
+    for word in spoken(text)[0].split():
+        assert spoken(style.capital(word))[0] == word
+
+
 def test_a_mark_stands_where_nothing_is_likelier_and_a_capital_after_an_end():
     def scores(*, capital=0.0, comma=-9.0, full=-9.0, question=-9.0):
         return [1.0, capital, comma, full, question, -9.0]

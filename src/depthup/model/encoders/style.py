@@ -72,8 +72,10 @@ def _tokens(writer: Writer, texts: Sequence[str]) -> list[list[int]]:
 
 
 def capital(word: str) -> str:
+    """With a capital in front, where that can be told from none by its case alone, unlike a Turkish dotless i.
+
+    >>> capital("o'clock"), capital("\u0131rmak") == "\u0131rmak"
+    ("O'clock", True)
     """
-    >>> capital("o'clock"), capital("iPhone")
-    ("O'clock", 'IPhone')
-    """
-    return word[:1].upper() + word[1:]
+    written = word[:1].upper() + word[1:]
+    return written if written.lower() == word.lower() else word

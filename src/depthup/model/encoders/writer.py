@@ -33,8 +33,8 @@ CERTAIN, IN_QUESTION = 0.99, 5
 """A token that is likelier than the first is never sampled, others among so many of the likeliest."""
 NO_SPEECH_TOKENS = ("<|nospeech|>", "<|nocaptions|>")
 NO_SPEECH = 0.6
-"""Chance of no speech above which nothing is written, as in OpenAI's `transcribe`; speech has at most 0.35, noises at
-least 0.67 (docs/real-speech.md)."""
+"""Chance of no speech above which nothing is written, as in OpenAI's `transcribe`; docs/real-speech.md has what speech
+and noises have."""
 IGNORE = -100
 AS_TRAINED = -1
 """In the place of a language: the one that the recipe names, or the likeliest."""
