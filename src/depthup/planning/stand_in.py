@@ -114,7 +114,7 @@ class SilentWriter(Writer):
 
     def styled(self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Any, *_: Any) -> Any:
         with torch.no_grad():
-            self.told(model, frames, lengths, texts)
+            self.teacher_forced(model, frames, lengths, texts)
         return texts
 
     def write(self, model: Any, frames: torch.Tensor, *_: Any) -> Any:

@@ -41,7 +41,7 @@ def styled(
     marks, end = [ids[0] for ids in _tokens(writer, MARKS)], writer.tokenizer.eos_token_id
     # The first word has its capital, so that what follows is judged as the rest of a sentence.
     begun = [[*map(capital, row[:1]), *row[1:]] for row in rows]
-    states, _ = writer.told(model, frames, lengths, [" ".join(row) for row in begun], languages)
+    states, _ = writer.teacher_forced(model, frames, lengths, [" ".join(row) for row in begun], languages)
     found = []
     for text, row, told, given in zip(texts, rows, begun, states, strict=True):
         places = [0, *itertools.accumulate(len(tokens[word]) for word in told)]

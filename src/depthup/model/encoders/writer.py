@@ -294,7 +294,7 @@ class Writer:
         self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[Optional[str]]
     ) -> torch.Tensor:
         """Mean cross-entropy of the tokens of N transcripts, each token after those before it; None counts nothing."""
-        states, labels = self.told(model, frames, lengths, [text or "" for text in texts])
+        states, labels = self.teacher_forced(model, frames, lengths, [text or "" for text in texts])
         counts = (labels != IGNORE) & torch.tensor([[text is not None] for text in texts], device=labels.device)
         loss = F.cross_entropy(self.logits(model, states)[counts], labels[counts], reduction="sum")
         return loss / counts.sum().clamp(min=1)
@@ -308,11 +308,11 @@ class Writer:
         languages: Optional[torch.Tensor] = None,
     ) -> torch.Tensor:
         """Log probability [N] of each of N transcripts, its end included; `languages` as for `beginning`."""
-        states, labels = self.told(model, frames, lengths, texts, languages)
+        states, labels = self.teacher_forced(model, frames, lengths, texts, languages)
         scores = self.logits(model, states).log_softmax(-1).gather(-1, labels.clamp(min=0)[..., None])[..., 0]
         return (scores * (labels != IGNORE)).sum(1)
 
-    def told(
+    def teacher_forced(
         self,
         model: Any,
         frames: torch.Tensor,
