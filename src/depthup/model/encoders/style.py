@@ -8,12 +8,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import torch
-
-if TYPE_CHECKING:
-    from depthup.model.encoders.writer import Writer
 
 ENDS = (".", "?", "!")
 """Marks that may end a transcript; within one, a capital follows them."""
@@ -22,7 +19,7 @@ MARKS = (",", *ENDS)
 
 @torch.no_grad()
 def styled(
-    writer: Writer,
+    writer: Any,
     model: Any,
     frames: torch.Tensor,
     lengths: torch.Tensor,
@@ -32,8 +29,8 @@ def styled(
     """N transcripts with the decoder's own capitals and punctuation; None stays.
 
     One pass over each transcript: a word gets a capital where that is likelier, and a mark before it where no token is
-    likelier than the mark. `frames` [N, T, width] and `lengths` [N] are of their recordings; `languages` as for
-    `Writer.beginning`.
+    likelier than the mark. `writer` is the `Writer` of the decoder in `model`; `frames` [N, T, width] and `lengths` [N]
+    are of their recordings; `languages` as for `Writer.beginning`.
     """
     rows = [(text or "").split() for text in texts]
     forms = sorted({form for row in rows for word in row for form in (word, capital(word))})
@@ -67,7 +64,7 @@ def _written(words: list[str], scores: list[list[float]], likeliest: list[float]
     return text + (ENDS[ends.index(best)] if best > last else "")
 
 
-def _tokens(writer: Writer, texts: Sequence[str]) -> list[list[int]]:
+def _tokens(writer: Any, texts: Sequence[str]) -> list[list[int]]:
     return writer.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
 
