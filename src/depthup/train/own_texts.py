@@ -35,10 +35,9 @@ FILE = "own_texts.json"
 
 def own_texts(model: Any, processor: Any, recipe: Recipe) -> list[str]:
     """The run's texts: `simulated_drafts.own_texts` of them, written before the first step. Raises UserError."""
-    path = Path(recipe.output_dir) / FILE
-    if path.is_file():
-        return json.loads(path.read_text(encoding="utf-8"))
-    count, data = recipe.simulated_drafts.own_texts, recipe.data
+    path, count, data = Path(recipe.output_dir) / FILE, recipe.simulated_drafts.own_texts, recipe.data
+    if path.is_file() and len(kept := json.loads(path.read_text(encoding="utf-8"))) == count:
+        return kept
     cuts = islice(load_cuts(data.train, data), READ) if data.train else []
     transcripts = [transcript(str(cut.supervisions[0].text), data) for cut in cuts if not prompt_of(cut)]
     if not transcripts:
