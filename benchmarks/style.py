@@ -16,7 +16,6 @@ from transformers import AutoTokenizer
 from depthup.data import load_cuts, read_audio
 from depthup.data.transcripts import spoken
 from depthup.model.encoders import encoder_kind
-from depthup.model.encoders.style import styled
 from depthup.model.encoders.writer import Writer
 from depthup.recipe import load_recipe
 
@@ -45,7 +44,7 @@ def main() -> None:
             texts = [spoken(str(cut.supervisions[0].text))[0] for cut in batch]
             with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=recipe.dtype == "bfloat16"):
                 heard = encoder(kind.pad(features), torch.tensor([len(clip) for clip in features]), taught=False)
-                own = [text or "" for text in styled(mended, encoder.model, *heard, texts)]
+                own = [text or "" for text in mended.styled(encoder.model, *heard, texts)]
                 ways = (as_it_came, texts), (mended, texts), (mended, own)
                 sums -= torch.stack([writer.likelihoods(encoder.model, *heard, some).sum() for writer, some in ways])
             words += sum(len(text.split()) for text in texts)

@@ -26,7 +26,7 @@ from depthup.evaluate import score
 from depthup.model.connectors.connector import Sizes
 from depthup.model.connectors.draft import DraftConnector
 from depthup.model.encoders import encoder_kind, style, writer
-from depthup.model.encoders.style import MARKS, styled
+from depthup.model.encoders.style import MARKS
 from depthup.model.encoders.writer import (
     AS_TRAINED,
     LONGEST,
@@ -210,18 +210,19 @@ def test_a_tokenizer_that_lost_its_first_merge_is_mended_and_a_whole_one_stays(t
 @torch.no_grad()
 def test_transcripts_get_the_style_in_which_the_decoder_writes_the_same_words():
     encoder, _, frames, lengths = hear()
-    given = encoder.kind.writer, encoder.model, frames, lengths
+    writer = encoder.kind.writer
+    given = encoder.model, frames, lengths
     drafts = [written.text.strip() for written in encoder.write(frames, lengths, 6.0)]
     plain = [spoken(draft)[0] for draft in drafts]
-    found = styled(*given, [*plain[:2], None, ""])
-    assert found[2:] == [None, ""] and found[:2] == styled(*given, plain)[:2]
-    found = styled(*given, plain)
+    found = writer.styled(*given, [*plain[:2], None, ""])
+    assert found[2:] == [None, ""] and found[:2] == writer.styled(*given, plain)[:2]
+    found = writer.styled(*given, plain)
     assert [spoken(text)[0] for text in found] == plain
     assert all(text[0].isupper() for text in found) and any(text.endswith(MARKS[1:]) for text in found)
-    likelihoods = [encoder.kind.writer.likelihoods(*given[1:], texts) for texts in (plain, found)]
+    likelihoods = [writer.likelihoods(*given, texts) for texts in (plain, found)]
     assert sum(text in drafts for text in found) >= 2 and likelihoods[1].sum() > likelihoods[0].sum() + 10
     # On recordings of other words too nothing is added or lost.
-    assert [spoken(text)[0] for text in styled(*given, plain[::-1])] == plain[::-1]
+    assert [spoken(text)[0] for text in writer.styled(*given, plain[::-1])] == plain[::-1]
 
 
 @given(st.text())
@@ -236,9 +237,9 @@ def test_a_mark_stands_where_nothing_is_likelier_and_a_capital_after_an_end():
 
     words = ["go", "is", "paris", "far"]
     given = [scores(comma=5), scores(full=3), scores(capital=2), scores(comma=2), scores(full=0.5, question=0.9)]
-    assert style._written(words, given, [5, 3, 2, 2.5]) == "go. Is Paris far"
+    assert style.written(words, given, [5, 3, 2, 2.5]) == "go. Is Paris far"
     given[-1][4] = 1.1
-    assert style._written(words, given, [5, 3, 2, 2]) == "go. Is Paris, far?"
+    assert style.written(words, given, [5, 3, 2, 2]) == "go. Is Paris, far?"
 
 
 def test_without_a_ctc_head_the_decoder_alone_teaches_the_encoder(tmp_path):
@@ -264,7 +265,7 @@ def test_without_a_ctc_head_the_decoder_alone_teaches_the_encoder(tmp_path):
     assert all(torch.equal(found[name], wanted[name]) for name in wanted)
     model.config.transcripts = "spoken"
     writer, (frames, count) = model.encoder.kind.writer, model.encoder(*heard)
-    texts = [styled(writer, model.encoder.model, frames, count, [letter, letter]) for letter in "abcdefgh"]
+    texts = [writer.styled(model.encoder.model, frames, count, [letter, letter]) for letter in "abcdefgh"]
     plain, own = next(pair for pair in zip("abcdefgh", texts, strict=True) if pair[1] != [pair[0]] * 2)
     loss = model.front_end_loss(*heard, torch.full((2, 1), ord(plain) + 1), torch.tensor([1, 1]))
     assert float(loss) == pytest.approx(float(writer.loss(model.encoder.model, frames, count, own)))

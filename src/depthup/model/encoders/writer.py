@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Callable, Sequence
@@ -21,7 +22,7 @@ from transformers.models.whisper.tokenization_whisper import LANGUAGES, TO_LANGU
 from depthup.config import EncoderConfig
 from depthup.errors import UserError
 from depthup.model.encoders.silence import attention_bias
-from depthup.model.encoders.style import styled
+from depthup.model.encoders.style import MARKS, capital, written
 
 TOKENS_AT_LEAST = 8
 """What may be written of the shortest recording; an endless loop ends at so many, and what a second of it may hold."""
@@ -279,6 +280,7 @@ class Writer:
         """A transcript as the decoder writes it, with its end."""
         return [*self.tokenizer(" " + text, add_special_tokens=False)["input_ids"], self.tokenizer.eos_token_id]
 
+    @torch.no_grad()
     def styled(
         self,
         model: Any,
@@ -287,8 +289,29 @@ class Writer:
         texts: Sequence[Optional[str]],
         languages: Optional[torch.Tensor] = None,
     ) -> list[Optional[str]]:
-        """N transcripts in lower case without punctuation, as it would write them (style.py)."""
-        return styled(self, model, frames, lengths, texts, languages)
+        """N transcripts in lower case without punctuation, in the decoder's own style (style.py); None stays.
+
+        One pass over each: a word gets a capital where that is likelier, and a mark before it where no token is
+        likelier than the mark. `frames` [N, T, width], `lengths` [N] and `languages` as for `write`.
+        """
+        rows = [(text or "").split() for text in texts]
+        forms = sorted({form for row in rows for word in row for form in (word, capital(word))})
+        tokens: dict[str, list[int]] = dict(zip(forms, self._ids([f" {form}" for form in forms]), strict=True))
+        marks, end = [ids[0] for ids in self._ids(MARKS)], self.tokenizer.eos_token_id
+        # The first word has its capital, so that what follows is judged as the rest of a sentence.
+        begun = [[*map(capital, row[:1]), *row[1:]] for row in rows]
+        states, _ = self.teacher_forced(model, frames, lengths, [" ".join(row) for row in begun], languages)
+        found = []
+        for text, row, told, given in zip(texts, rows, begun, states, strict=True):
+            places = [0, *itertools.accumulate(len(tokens[word]) for word in told)]
+            asked = [[tokens[word][0], tokens[capital(word)][0], *marks] for word in row] + [[end, end, *marks]]
+            logits = self.logits(model, given[places])
+            scores = logits.gather(-1, torch.tensor(asked, device=logits.device))
+            found.append(text and written(row, scores.tolist(), logits.amax(-1).tolist()))
+        return found
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"] if texts else []
 
     def loss(
         self, model: Any, frames: torch.Tensor, lengths: torch.Tensor, texts: Sequence[Optional[str]]
